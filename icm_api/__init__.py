@@ -1,0 +1,1 @@
+"""Internal Coherence Maximization over an API."""
