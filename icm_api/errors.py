@@ -1,7 +1,8 @@
 """Everything that can go wrong, as types. A failure gets its type once, at the edge; inside, act on the type.
 
 IcmError                                   exit code 1
-├── ConfigError, DataError, JournalError   2   yours to fix; nothing was spent
+├── ConfigError, DataError,                2   yours to fix; nothing was spent
+│   JournalError, CacheError
 ├── BudgetError                            3   stopped at a limit; resumable
 └── ProviderError                          4
     ├── RetryableError
@@ -15,6 +16,7 @@ IcmError                                   exit code 1
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import ClassVar
 
 
@@ -44,6 +46,16 @@ class JournalError(IcmError):
     """A run folder cannot be used."""
 
     exit_code = 2
+
+
+class CacheError(IcmError):
+    """The cache folder cannot be used or holds something that this program did not write."""
+
+    exit_code = 2
+
+    def __init__(self, folder: Path | str, problem: str) -> None:
+        self.folder = Path(folder)
+        super().__init__(f"cache folder {folder}: {problem}; if nothing mends it, delete the folder to start empty")
 
 
 class BudgetError(IcmError):

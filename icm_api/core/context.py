@@ -1,0 +1,95 @@
+"""Which labelled examples stand before a query, and in which order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+
+from icm_api.types import LabelScore
+
+Order = Literal["per-example", "shared"]
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """Score `example` after these (example, label) demonstrations."""
+
+    example: int
+    demonstrations: tuple[tuple[int, int], ...]
+
+
+class Scorer(Protocol):
+    """All that a search knows of the world: questions in, label scores out, in the same order.
+
+    Raises ProviderError or BudgetError; a score is never made up.
+    """
+
+    async def score(self, queries: Sequence[Query]) -> list[LabelScore]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ContextPolicy:
+    """How demonstrations are chosen.
+
+    order: `per-example` gives each query its own fixed random order, which averages out the pull of the last
+        demonstrations; `shared` keeps one random order for all, so that prompts share long beginnings and a
+        host's prefix cache serves them. Either way the same labels give the same prompts.
+    leave_out_siblings: an example's siblings (same group, or tied to it by a relation) would nearly give its label
+        away, so they are left out.
+    max_demonstrations: at most so many; None: as many as fit.
+    max_tokens: room for demonstrations and query; None: unknown, no limit.
+    """
+
+    order: Order = "per-example"
+    leave_out_siblings: bool = True
+    max_demonstrations: int | None = None
+    max_tokens: int | None = None
+
+
+class ContextBuilder:
+    """Builds the query of an example from the labels of the others, the same way every time."""
+
+    def __init__(
+        self, siblings: Sequence[frozenset[int]], sizes: Sequence[int], policy: ContextPolicy, *, seed: int
+    ) -> None:
+        """`sizes`: tokens of each example with its label and separator; used only with `policy.max_tokens`."""
+        self._siblings = siblings
+        self._sizes = sizes
+        self._policy = policy
+        self._seed = seed
+        self._shared = np.random.default_rng([seed]).permutation(len(siblings))
+        self.capped = 0
+        """How many queries could not carry every labelled example."""
+
+    def query(self, example: int, labels: Sequence[int | None]) -> Query:
+        """The query for `example`; `labels` has one entry per example, None where there is no label yet."""
+        chosen: list[tuple[int, int]] = []
+        room = None if self._policy.max_tokens is None else self._policy.max_tokens - self._sizes[example]
+        capped = False
+        for other in self._candidates(example):
+            label = labels[other]
+            if label is None:
+                continue
+            if not self._fits(other, len(chosen), room):
+                capped = True
+                continue
+            chosen.append((other, label))
+            room = None if room is None else room - self._sizes[other]
+        self.capped += capped
+        return Query(example, tuple(chosen))
+
+    def _candidates(self, example: int) -> list[int]:
+        left_out = self._siblings[example] if self._policy.leave_out_siblings else frozenset()
+        return [i for i in self._order(example).tolist() if i != example and i not in left_out]
+
+    def _order(self, example: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+        if self._policy.order == "shared":
+            return self._shared
+        return np.random.default_rng([self._seed, example]).permutation(len(self._siblings))
+
+    def _fits(self, other: int, n_chosen: int, room: int | None) -> bool:
+        most = self._policy.max_demonstrations
+        return (most is None or n_chosen < most) and (room is None or self._sizes[other] <= room)
