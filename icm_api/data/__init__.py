@@ -1,0 +1,1 @@
+"""Files in, files out: rows, data sets, relations, and atomic writes. Knows nothing of tasks or models."""
