@@ -1,0 +1,22 @@
+"""What is kept in cassettes/."""
+
+import re
+from pathlib import Path
+
+CASSETTES = Path(__file__).parents[2] / "cassettes"
+RECORDINGS = sorted(CASSETTES.glob("*/*.yaml"))
+
+
+def test_no_cassette_holds_a_key_or_a_home_directory():
+    secret = re.compile(r"authorization|bearer|api[-_]key|sk-[\w-]{4}|/home/|/root/|/tmp/", re.IGNORECASE)
+    assert RECORDINGS
+    assert [path.name for path in RECORDINGS if secret.search(path.read_text())] == []
+
+
+def test_cassettes_stay_small():
+    assert [path.name for path in RECORDINGS if path.stat().st_size > 200_000] == []
+
+
+def test_every_folder_of_cassettes_is_described():
+    described = (CASSETTES / "README.md").read_text()
+    assert [path.parent.name for path in RECORDINGS if f"`{path.parent.name}/`" not in described] == []
