@@ -1,0 +1,119 @@
+"""The one retry loop: bounded in attempts and in time, and it obeys the host's own wish to wait."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from random import Random
+from typing import Any, NoReturn, TypeAlias, TypeVar, cast
+
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
+
+from icm_api.client.wrapper import Wrapper
+from icm_api.errors import RetryableError
+from icm_api.providers.base import Provider
+from icm_api.types import Request
+
+R = TypeVar("R")
+
+OnRetry: TypeAlias = Callable[[Request[Any], RetryableError, float], None]
+"""Called with the request, the failure and the wait in seconds, before the wait. What it raises ends the retrying."""
+Sleep: TypeAlias = Callable[[float], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """How long to keep trying one request."""
+
+    attempts: int = 6
+    """All attempts, the first included."""
+    total_s: float = 300.0
+    """No wait may end later than this after the first attempt began."""
+    first_wait_s: float = 1.0
+    """Longest wait before the second attempt; it doubles with each further one (full jitter: uniform from 0)."""
+    max_wait_s: float = 120.0
+    """Longest single wait. A host that asks for more ends the retrying at once."""
+
+
+class Retrying(Wrapper):
+    """Asks again after a `RetryableError`; the last one is raised with the reason for giving up in its message."""
+
+    def __init__(
+        self,
+        inner: Provider,
+        policy: RetryPolicy,
+        *,
+        on_retry: OnRetry | None = None,
+        sleep: Sleep = asyncio.sleep,
+        clock: Callable[[], float] = time.monotonic,
+        jitter: Random | None = None,
+    ) -> None:
+        super().__init__(inner)
+        self._policy = policy
+        self._on_retry = on_retry
+        self._sleep = sleep
+        self._clock = clock
+        self._jitter = jitter or Random()
+
+    async def send(self, request: Request[R]) -> R:
+        started_s = self._clock()
+        try:
+            return await self.inner.send(request)
+        except RetryableError as error:
+            first = error
+        # tenacity's loop costs more than all the other wrappers, so only a request that failed enters it.
+        return await self._send_again(request, first, started_s)
+
+    async def _send_again(self, request: Request[R], first: RetryableError, started_s: float) -> R:
+        failed = [first]
+
+        async def attempt() -> R:
+            if failed:
+                raise failed.pop()
+            return await self.inner.send(request)
+
+        def reason(state: RetryCallState) -> str | None:
+            return self._reason_to_stop(state, self._clock() - started_s)
+
+        def give_up(state: RetryCallState) -> NoReturn:
+            error = _failure(state)
+            error.args = (f"{error}; gave up after {state.attempt_number} attempts: {reason(state)}",)
+            raise error
+
+        def announce(state: RetryCallState) -> None:
+            if self._on_retry is not None:
+                self._on_retry(request, _failure(state), state.upcoming_sleep)
+
+        loop = AsyncRetrying(
+            sleep=self._sleep,
+            retry=retry_if_exception_type(RetryableError),
+            wait=self._wait_s,
+            stop=lambda state: reason(state) is not None,
+            before_sleep=announce,
+            retry_error_callback=give_up,
+        )
+        return cast(R, await loop(attempt))
+
+    def _wait_s(self, state: RetryCallState) -> float:
+        longest_s = self._policy.first_wait_s * 2.0 ** (state.attempt_number - 1)
+        backoff_s = self._jitter.uniform(0.0, min(longest_s, self._policy.max_wait_s))
+        return max(backoff_s, _failure(state).retry_after_s or 0.0)  # a host that asks for 0 s still gets a back-off
+
+    def _reason_to_stop(self, state: RetryCallState, elapsed_s: float) -> str | None:
+        """Why there will be no further attempt; None: there will be one."""
+        policy, wait_s = self._policy, state.upcoming_sleep
+        if state.attempt_number >= policy.attempts:
+            return "no more are allowed"
+        if wait_s > policy.max_wait_s:
+            return f"the host asks to wait {wait_s:.0f} s, more than the {policy.max_wait_s:.0f} s allowed"
+        if elapsed_s + wait_s > policy.total_s:
+            return f"the next would begin later than the {policy.total_s:.0f} s allowed"
+        return None
+
+
+def _failure(state: RetryCallState) -> RetryableError:
+    """The error of the attempt that just failed."""
+    assert state.outcome is not None
+    return cast(RetryableError, state.outcome.exception())
