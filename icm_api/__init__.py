@@ -1,1 +1,28 @@
-"""Internal Coherence Maximization over an API."""
+"""Label a dataset with a language model and no human labels, by Internal Coherence Maximization.
+
+    import icm_api
+    result = icm_api.label("reviews.jsonl", task="classify", labels=["negative", "positive"])
+    for row in result.rows:
+        print(row.id, row.label, row.confidence)
+
+`icm_api.alabel` is the same for asynchronous code. The command line is `icm-api`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from icm_api.run.api import alabel as alabel
+    from icm_api.run.api import label as label
+
+__all__ = ["alabel", "label"]
+
+
+def __getattr__(name: str) -> Any:
+    """Imported at first use, so that `import icm_api` and `icm-api --help` answer at once."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from icm_api.run import api
+
+    return getattr(api, name)

@@ -1,0 +1,171 @@
+"""What a person sees while a run goes on and when it ends. All of it on standard error, but for tables asked for."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import click
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from icm_api.core.diagnose import label_shares
+from icm_api.run import runner
+from icm_api.run.outcome import Summary
+from icm_api.run.probe import ProbeReport
+
+PLAIN_EVERY_S = 5.0
+
+
+class Display(Protocol):
+    def observe(self, progress: runner.Progress) -> None:
+        """Show where the run stands."""
+
+    def finish(self, result: runner.Result) -> None:
+        """Show how it ended."""
+
+
+@contextmanager
+def open_display(kind: str | None, config: Any) -> Iterator[Display]:
+    """rich on a terminal, plain lines elsewhere, or what was asked for."""
+    chosen = kind or ("rich" if sys.stderr.isatty() else "plain")
+    watch = _Watch()
+    if chosen == "none":
+        yield Silent()
+        return
+    try:
+        if chosen == "plain":
+            yield Plain(watch)
+        else:
+            with _bar() as bar:
+                yield Rich(bar, bar.add_task(f"{config.task}", total=None), watch)
+    except BaseException:
+        watch.say_what_is_saved()
+        raise
+
+
+class Silent:
+    def observe(self, progress: runner.Progress) -> None:
+        """Nothing."""
+
+    def finish(self, result: runner.Result) -> None:
+        """Nothing."""
+
+
+class Plain:
+    """A line every few seconds, for logs."""
+
+    def __init__(self, watch: _Watch) -> None:
+        self._watch = watch
+        self._next_s = 0.0
+
+    def observe(self, progress: runner.Progress) -> None:
+        self._watch.last = progress
+        if progress.elapsed_s >= self._next_s or progress.step.stop:
+            self._next_s = progress.elapsed_s + PLAIN_EVERY_S
+            click.echo(f"{progress.elapsed_s:7.1f}s  {_status(progress)}", err=True)
+
+    def finish(self, result: runner.Result) -> None:
+        click.echo(describe(result.summary), err=True)
+
+
+class Rich:
+    """A bar with the run's counts."""
+
+    def __init__(self, bar: Progress, task: TaskID, watch: _Watch) -> None:
+        self._bar, self._task, self._watch = bar, task, watch
+
+    def observe(self, progress: runner.Progress) -> None:
+        self._watch.last = progress
+        self._bar.update(
+            self._task, total=progress.total, completed=progress.done, description=escape(_status(progress))
+        )
+
+    def finish(self, result: runner.Result) -> None:
+        self._bar.stop()
+        self._bar.console.print(escape(describe(result.summary)), highlight=False)
+
+
+class _Watch:
+    last: runner.Progress | None = None
+
+    def say_what_is_saved(self) -> None:
+        if self.last is not None:
+            click.echo(f"stopped; the labels found so far are in {self.last.out}, and paid replies are kept", err=True)
+
+
+def describe(summary: Summary) -> str:
+    """The end of a run in a few lines."""
+    lines = [
+        f"{summary.labelled} of {summary.examples} examples labelled ({summary.stop_reason}, {summary.wall_s:.1f} s): "
+        + _shares(summary.label_shares),
+        f"U = {summary.utility:.2f}; a label is predicted at {summary.predictability_nats:.3f} nats on average; "
+        f"{summary.violations} relations broken, {summary.forced} labels changed by one",
+        f"{summary.requests} requests, {summary.cache_hits} from the cache, {summary.prompt_tokens or 0} prompt tokens "
+        f"({summary.cached_tokens or 0} cached by the host); exact re-scoring would have asked "
+        f"{summary.requests_saved} more times",
+    ]
+    if summary.accuracy is not None:
+        lines.append(
+            f"accuracy {summary.accuracy:.3f} on {summary.accuracy_n} gold labels "
+            f"(95 % interval {summary.accuracy_low:.3f} to {summary.accuracy_high:.3f})"
+        )
+    lines += [f"warning: {warning}" for warning in summary.warnings]
+    return "\n".join([*lines, f"labels: {summary.out}"])
+
+
+def show_probe(report: ProbeReport) -> None:
+    """The checks and the verdict, on standard error."""
+    for check in report.checks:
+        click.echo(f"{check.status:>4}  {check.name}: {check.detail}", err=True)
+    click.echo(f"{report.provider} {report.model}: {report.verdict}", err=True)
+
+
+def show_table(rows: Sequence[Mapping[str, Any]], as_json: bool) -> None:
+    """Rows with the same keys, as a table or as JSON, on standard output."""
+    if as_json:
+        click.echo(json.dumps(rows))
+        return
+    table = Table(*rows[0], box=None, header_style="bold", padding=(0, 2, 0, 0))
+    for row in rows:
+        table.add_row(*(escape(_cell(value)) for value in row.values()))
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+
+
+def _bar() -> Progress:
+    return Progress(
+        BarColumn(24),
+        TextColumn("{task.description}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )
+
+
+def _status(progress: runner.Progress) -> str:
+    counts, step = progress.snapshot, progress.step
+    shares = dict(
+        zip(progress.job.label_names, label_shares(step.state.labels, len(progress.job.label_names)), strict=True)
+    )
+    return (
+        f"{step.state.n_labelled}/{len(progress.job.examples)} labelled, {len(step.state.settled)} settled  "
+        f"{counts.requests} requests, {counts.prompt_tokens or 0} tokens, {counts.cache_hits} hits, "
+        f"{counts.retries} retries  {_shares(shares)}"
+    )
+
+
+def _shares(shares: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value))
+    return "" if value is None else str(value)

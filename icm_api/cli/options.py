@@ -1,0 +1,108 @@
+"""Flags shared by commands. A flag that is not given is None, so that the environment or a file may set it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+Command = Callable[..., Any]
+Decorator = Callable[[Command], Command]
+
+
+class Pair(click.ParamType[tuple[str, str]]):
+    """NAME=VALUE."""
+
+    name = "NAME=VALUE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        if isinstance(value, tuple):
+            return value
+        name, equals, text = str(value).partition("=")
+        if not equals or not name:
+            self.fail(f"{value!r} is not NAME=VALUE", param, ctx)
+        return name, text
+
+
+_PATH = click.Path(path_type=Path)
+
+DATA_OPTIONS = (
+    click.option("--task", help="claims, truthfulqa, gsm8k, preference, classify, a TOML file, or module:Class."),
+    click.option("--labels", help="Label words, with commas. A boolean gold: false is the first, true the last."),
+    click.option("--format", type=click.Choice(["jsonl", "csv"]), help="Of the data, where the name does not tell."),
+    click.option("--id-column", help='Default: "id", or line numbers where there is no such column.'),
+    click.option("--text-column", help="Column of the text, for tasks with one field."),
+    click.option("--column", "columns", type=Pair(), multiple=True, help="FIELD=COLUMN, for any field of the task."),
+    click.option("--gold-column", help="For the reported accuracy only; no model and no rule ever sees it."),
+    click.option("--group-column", help="Examples of one group are siblings."),
+    click.option("--key-column", help="In a group: same key, same label; different keys, at most one true."),
+    click.option("--relations", type=_PATH, help="JSONL file of rules between examples."),
+    click.option("--limit", type=int, help="Only the first N examples."),
+)
+
+PROVIDER_OPTIONS = (
+    click.option("--provider", help="local (default), llama-cpp, openai-compatible, synthetic; see `providers`."),
+    click.option("--model", help="The host's name of the model; for local: a pinned name or a .gguf file."),
+    click.option("--base-url", help="Where the host answers, such as http://127.0.0.1:8080/v1."),
+    click.option("--api-key-env", help="Environment variable that holds the API key."),
+    click.option("--route", type=click.Choice(["completions", "chat"]), help="Default: completions."),
+    click.option("--top-k", type=int, help="Candidates to ask for."),
+    click.option("--context-tokens", type=int, help="Longest prompt, where the host does not say."),
+    click.option("--provider-option", "provider_options", type=Pair(), multiple=True, help="NAME=VALUE."),
+    click.option("--timeout-s", type=float, help="Seconds before a request counts as lost."),
+    click.option("--concurrency", type=int, help="Most requests at once (default 8)."),
+    click.option("--max-requests", type=int, help="Stop before passing this many paid requests."),
+    click.option("--max-prompt-tokens", type=int, help="Stop before passing this many prompt tokens."),
+    click.option("--cache/--no-cache", default=None, help="Keep replies, so that nothing is paid for twice."),
+    click.option("--cache-dir", type=_PATH, help="Default: the user's cache folder, or ICM_API_CACHE_DIR."),
+    click.option("--config", "config_file", type=_PATH, envvar="ICM_API_CONFIG", help="TOML file of settings."),
+)
+
+SEARCH_OPTIONS = (
+    click.option("--method", type=click.Choice(["anneal"]), help="anneal: Algorithm 1 of the ICM paper."),
+    click.option("--seed", type=int, help="Of all random choices (default 0)."),
+    click.option("--alpha", type=float, help="Weight of predictability against a broken rule (default 50)."),
+    click.option("--seeds", type=int, help="Examples that start with a random label (default 8)."),
+    click.option("--fidelity", type=click.Choice(["reuse", "paper"]), help="paper: score every term at each change."),
+    click.option("--objective", type=click.Choice(["mean", "paper-sum"]), help="Mean (default) or sum over examples."),
+    click.option("--stop", type=click.Choice(["stable", "full"]), help="When labels rest (default) or all have one."),
+    click.option("--max-steps", type=int, help="Default: 20 an example."),
+    click.option("--order", type=click.Choice(["per-example", "shared"]), help="Of demonstrations; shared: cacheable."),
+    click.option("--keep-siblings", is_flag=True, default=None, help="Show an example the labels of its siblings."),
+    click.option("--max-demonstrations", type=int, help="Default: as many as fit the context."),
+    click.option("--min-mass", type=float, help="Least probability the labels must hold together (default 1e-4)."),
+)
+
+OUTPUT_OPTIONS = (
+    click.option("--out", type=_PATH, help="Labels file (default: labels.jsonl in the run folder)."),
+    click.option("--run-dir", type=_PATH, help="Folder of the run (default: runs/<id>)."),
+)
+
+DISPLAY_OPTIONS = (
+    click.option(
+        "--display",
+        type=click.Choice(["rich", "plain", "none"]),
+        envvar="ICM_API_DISPLAY",
+        help="Progress: rich on a terminal, else plain lines.",
+    ),
+    click.option("--json", "as_json", is_flag=True, help="Print one JSON object to standard output."),
+)
+
+
+def with_options(*groups: Sequence[Decorator]) -> Decorator:
+    """Give a command all options of the groups, in the order in which they are listed."""
+
+    def decorate(command: Command) -> Command:
+        for option in reversed([option for group in groups for option in group]):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def given(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """The flags as settings: pairs become mappings, and what was not given is left out."""
+    settings = {name: dict(v) if name in ("columns", "provider_options") else v for name, v in flags.items()}
+    return {name: value for name, value in settings.items() if value is not None and value != {}}

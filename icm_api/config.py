@@ -1,0 +1,148 @@
+"""What a run is asked to do. Flags beat environment variables (ICM_API_*) beat the TOML file.
+
+Validation stops here: inner layers get plain values.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from icm_api.errors import ConfigError
+
+ENV_PREFIX = "ICM_API_"
+_OWN_VARIABLES = frozenset({"ICM_API_CACHE_DIR", "ICM_API_CONFIG", "ICM_API_DISPLAY"})
+"""Variables that do not set a field of RunConfig."""
+
+
+def _split_commas(value: Any) -> Any:
+    return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
+
+
+def _split_pairs(value: Any) -> Any:
+    """`"a=1,b=2"`, as an environment variable gives it, to a mapping."""
+    if not isinstance(value, str):
+        return value
+    parts = [part.partition("=") for part in value.split(",")]
+    if not all(equals for _, equals, _ in parts):
+        raise ValueError("write it as name=value,name=value")
+    return {name.strip(): text.strip() for name, _, text in parts}
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_split_commas)]
+Pairs = Annotated[dict[str, str], BeforeValidator(_split_pairs)]
+
+
+class ProviderConfig(BaseModel):
+    """Whom to ask, and how politely. Every field is a flag, a variable ICM_API_<FIELD> and a key of the TOML file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    provider: str = "local"
+    model: str | None = None
+    base_url: str | None = None
+    api_key_env: str | None = None
+    route: Literal["completions", "chat"] = "completions"
+    top_k: int | None = Field(None, ge=2)
+    context_tokens: int | None = Field(None, ge=64)
+    provider_options: Pairs = Field(default_factory=dict)
+    timeout_s: float | None = Field(None, gt=0)
+    max_requests: int | None = Field(None, ge=0)
+    max_prompt_tokens: int | None = Field(None, ge=0)
+    concurrency: int = Field(8, ge=1, le=1024)
+    cache: bool = True
+    cache_dir: Path | None = None
+
+
+class RunConfig(ProviderConfig):
+    """One labelling job."""
+
+    # what to label
+    data: str
+    format: Literal["jsonl", "csv"] | None = None
+    task: str
+    labels: Names | None = None
+    id_column: str | None = None
+    text_column: str | None = None
+    columns: Pairs = Field(default_factory=dict)
+    gold_column: str | None = None
+    group_column: str | None = None
+    key_column: str | None = None
+    relations: Path | None = None
+    limit: int | None = Field(None, ge=2)
+
+    # how to search
+    min_mass: float = Field(1e-4, ge=0, lt=1)
+    method: Literal["anneal"] = "anneal"
+    seed: int = Field(0, ge=0)
+    alpha: float = Field(50.0, gt=0)
+    seeds: int = Field(8, ge=1)
+    fidelity: Literal["reuse", "paper"] = "reuse"
+    objective: Literal["mean", "paper-sum"] = "mean"
+    stop: Literal["stable", "full"] = "stable"
+    max_steps: int | None = Field(None, ge=1)
+    order: Literal["per-example", "shared"] = "per-example"
+    keep_siblings: bool = False
+    max_demonstrations: int | None = Field(None, ge=1)
+
+    # where results go
+    run_dir: Path | None = None
+    out: Path | None = None
+
+
+C = TypeVar("C", bound=ProviderConfig)
+
+
+def load_config(kind: type[C], flags: Mapping[str, Any], environ: Mapping[str, str], file: Path | None = None) -> C:
+    """Merge the three sources and check. Raises ConfigError that names every wrong value and where it stands.
+
+    A setting that only another kind of configuration knows (a task in the file, for a probe) is passed over.
+    """
+    layers = {
+        f"file {file}": _read_toml(file) if file else {},
+        "environment variable": _from_environ(environ),
+        "flag": {name: value for name, value in flags.items() if value is not None},
+    }
+    foreign = set(RunConfig.model_fields) - set(kind.model_fields)
+    merged: dict[str, Any] = {}
+    origin: dict[str, str] = {}
+    for source, values in layers.items():
+        merged |= {name: value for name, value in values.items() if name not in foreign}
+        origin |= dict.fromkeys(values, source)
+    try:
+        return kind(**merged)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_describe(problem, origin) for problem in error.errors())) from None
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            return tomllib.load(file)
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such configuration file") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from None
+
+
+def _from_environ(environ: Mapping[str, str]) -> dict[str, str]:
+    """Only names of fields: a misspelt ICM_API_* variable is an error rather than a setting without effect."""
+    own = {name: text for name, text in environ.items() if name.startswith(ENV_PREFIX) and name not in _OWN_VARIABLES}
+    return {name.removeprefix(ENV_PREFIX).lower(): text for name, text in own.items()}
+
+
+def _describe(problem: Any, origin: Mapping[str, str]) -> str:
+    name = str(problem["loc"][0]) if problem["loc"] else "?"
+    source = origin.get(name)
+    if source is None:
+        return f"--{name.replace('_', '-')}: {problem['msg'].lower()}"
+    shown = {
+        "flag": f"--{name.replace('_', '-')}",
+        "environment variable": f"environment variable {ENV_PREFIX}{name.upper()}",
+    }.get(source, f"{source}, key {name}")
+    message = "no such setting" if problem["type"] == "extra_forbidden" else problem["msg"]
+    return f"{shown}: {message}"

@@ -1,0 +1,45 @@
+"""Labelling from Python: one function, and the same for code that is already asynchronous."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from icm_api.config import RunConfig, load_config
+from icm_api.run.runner import Observer, Result, run
+
+Data = str | Path | Sequence[Mapping[str, object]]
+
+
+def label(data: Data, *, task: str, observe: Observer = lambda _: None, **settings: Any) -> Result:
+    """Label a dataset and return what was found; also works in a notebook, where an event loop already runs.
+
+    `data`: a path, as on the command line, or rows as mappings. `settings`: the fields of `icm_api.config.RunConfig`
+    (the command line's flags); ICM_API_* variables fill in what is not given. `observe` is called after each step.
+
+    Raises an IcmError as the command line would report it. When a run is cut short (a budget, a host that gave up),
+    the labels found so far are on disk; a note on the error says where.
+    """
+    job = alabel(data, task=task, observe=observe, **settings)
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(job)
+    with ThreadPoolExecutor(max_workers=1) as own_loop:
+        return own_loop.submit(asyncio.run, job).result()
+
+
+async def alabel(data: Data, *, task: str, observe: Observer = lambda _: None, **settings: Any) -> Result:
+    """`label` for asynchronous code."""
+    rows = None if isinstance(data, str | Path) else data
+    source = "<rows>" if rows is not None else str(data)
+    config = load_config(RunConfig, {"data": source, "task": task, **settings}, os.environ)
+    result = await run(config, os.environ, observe, rows=rows)
+    if result.error is not None:
+        result.error.add_note(f"the labels found so far are in {result.summary.out}")
+        raise result.error
+    return result

@@ -1,0 +1,139 @@
+"""A labelling job made ready: the data read, the rules derived and checked. Nothing is asked of a model yet."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from icm_api.config import RunConfig
+from icm_api.core.consistency import ContradictionError
+from icm_api.core.problem import Problem
+from icm_api.data.dataset import Columns, Dataset, load_dataset
+from icm_api.data.readers import Rows
+from icm_api.data.relations_file import load_relations
+from icm_api.errors import ConfigError, DataError
+from icm_api.tasks.base import Task
+from icm_api.tasks.rules import GroupKey
+from icm_api.tasks.toml_task import load_task
+from icm_api.types import Example, Relation
+
+CONTROL_TOKEN = re.compile(r"<\|[^|<>]{1,40}\|>|</?s>|<(?:bos|eos|pad|unk)>|<(?:start|end)_of_turn>|\[/?INST\]")
+"""Texts that servers take for control tokens when they tokenise a prompt themselves."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What there is to label. `dataset.gold` is for the reported accuracy only."""
+
+    config: RunConfig
+    task: Task
+    dataset: Dataset
+    examples: tuple[Example, ...]
+    texts: tuple[str, ...]
+    problem: Problem
+    notices: tuple[str, ...]
+    """What the user should know before the run."""
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        return self.task.label_names
+
+
+def prepare(config: RunConfig, rows: Rows | None = None) -> Job:
+    """Read, check and derive everything that costs nothing. Raises ConfigError or DataError."""
+    task = load_task(config.task, labels=config.labels)
+    dataset = load_dataset(
+        config.data if rows is None else rows,
+        columns=_columns(config, task),
+        fields=task.fields,
+        labels=task.label_names,
+        may_be_empty=task.may_be_empty,
+        limit=config.limit,
+        format=config.format,
+    )
+    examples = task.prepare(dataset.examples)
+    relations, notices = _relations(config, task, dataset, examples)
+    problem = _problem(examples, relations, len(task.labels))
+    return Job(config, task, dataset, examples, tuple(map(task.text, examples)), problem, notices)
+
+
+def refuse_control_tokens(job: Job) -> None:
+    """For hosts that tokenise text themselves: a control token in the data would be obeyed, not read."""
+    found = [
+        (example, match.group())
+        for example, text in zip(job.examples, job.texts, strict=True)
+        if (match := CONTROL_TOKEN.search(text))
+    ]
+    if found:
+        raise DataError(
+            [
+                f"{job.dataset.source}:{example.line}: example {example.id!r} contains {token!r}, which this host "
+                "may take for a control token; remove it, or use a provider that tokenises plainly (llama-cpp)"
+                for example, token in found[:20]
+            ]
+        )
+
+
+def _columns(config: RunConfig, task: Task) -> Columns:
+    if config.key_column is not None and not any(isinstance(rule, GroupKey) for rule in task.rules):
+        raise ConfigError(f"--key-column: task {task.name} has no rule for keys; give --relations instead")
+    fields = dict(task.columns) | config.columns
+    unknown = [name for name in config.columns if name not in task.fields]
+    if unknown:
+        raise ConfigError(f"--column {unknown[0]}=...: task {task.name} has no such field; it has {_list(task.fields)}")
+    if config.text_column is not None:
+        if len(task.fields) != 1:
+            raise ConfigError(
+                f"--text-column: task {task.name} has the fields {_list(task.fields)}; say which column each has "
+                "with --column FIELD=COLUMN"
+            )
+        fields[task.fields[0]] = config.text_column
+    return Columns(
+        id=config.id_column,
+        group=config.group_column,
+        key=config.key_column,
+        gold=config.gold_column,
+        fields=fields,
+    )
+
+
+def _relations(
+    config: RunConfig, task: Task, dataset: Dataset, examples: Sequence[Example]
+) -> tuple[tuple[Relation, ...], tuple[str, ...]]:
+    relations = task.relations(examples)
+    notices: list[str] = []
+    if config.relations is not None:
+        ids = {example.id: i for i, example in enumerate(examples)}
+        loaded = load_relations(
+            config.relations, ids, positive=task.positive, known_labels=task.label_names, cut_ids=dataset.cut_ids
+        )
+        relations += loaded.relations
+        if loaded.dropped:
+            notices.append(f"{loaded.dropped} relations reach beyond the first {len(examples)} examples: left out")
+    return relations, tuple(notices)
+
+
+def _problem(examples: Sequence[Example], relations: Sequence[Relation], n_labels: int) -> Problem:
+    problem = Problem.build(n_labels, [example.group for example in examples], relations)
+    try:
+        problem.consistency.check()
+    except ContradictionError as error:
+        raise DataError(
+            [
+                "no labelling obeys all of these relations, remove or correct one of them: "
+                + "; ".join(describe_relation(relation, examples) for relation in conflict)
+                for conflict in error.conflicts[:20]
+            ]
+        ) from None
+    return problem
+
+
+def describe_relation(relation: Relation, examples: Sequence[Example]) -> str:
+    """A relation for people: its kind, the ids it ties, where it came from."""
+    ids = ", ".join(examples[member].id for member in relation.members)
+    return f"{relation.kind}({ids})" + (f" from {relation.source}" if relation.source else "")
+
+
+def _list(names: Sequence[str] | Mapping[str, object]) -> str:
+    return ", ".join(names)

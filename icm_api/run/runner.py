@@ -1,0 +1,208 @@
+"""One labelling job from start to finish: prepare, search, and write what was found, also when it is cut short."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from contextlib import aclosing
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TextIO
+
+from icm_api.client.meter import Snapshot
+from icm_api.client.stack import Client
+from icm_api.config import RunConfig
+from icm_api.core.anneal import SearchState, Step, anneal
+from icm_api.core.context import ContextBuilder
+from icm_api.data.readers import Rows
+from icm_api.data.writers import write_json, write_jsonl
+from icm_api.errors import BudgetError, IcmError
+from icm_api.run.compose import anneal_settings, build_search, open_client
+from icm_api.run.job import Job, prepare
+from icm_api.run.outcome import LabelRow, Summary, final_labelling, label_rows, summarise
+from icm_api.run.scorer import PromptScorer
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where a run stands, for display."""
+
+    job: Job
+    step: Step
+    snapshot: Snapshot
+    elapsed_s: float
+    out: Path
+    """Where the labels will be, also when the run is cut short."""
+
+    @property
+    def done(self) -> int:
+        """Of `total`: examples that have a label plus examples that have settled."""
+        return self.step.state.n_labelled + len(self.step.state.settled)
+
+    @property
+    def total(self) -> int:
+        return (1 if self.job.config.stop == "full" else 2) * len(self.job.examples)
+
+
+Observer = Callable[[Progress], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a run found. `error`: what cut it short; labels and summary are then those found so far."""
+
+    summary: Summary
+    rows: tuple[LabelRow, ...]
+    run_dir: Path
+    job: Job
+    error: IcmError | None = None
+
+
+async def run(
+    config: RunConfig,
+    environ: Mapping[str, str],
+    observe: Observer = lambda _: None,
+    *,
+    rows: Rows | None = None,
+) -> Result:
+    """Label a dataset (`rows`: in place of the file `config.data`) and write what was found.
+
+    The run folder gets `labels.jsonl`, `summary.json`, `steps.jsonl` (the journal) and `config.json`.
+
+    Raises an IcmError only when nothing was labelled; later ones (a budget, a host that gave up) end the search and
+    stand in the result. Cancelling writes what was found, then raises CancelledError.
+    """
+    job = prepare(config, rows)
+    async with open_client(config, environ) as client:
+        scorer, context = await build_search(job, client.provider)
+        folder = RunFolder.create(config, asdict_identity(client))
+        search = _Run(job, client, scorer, context, folder)
+        return await search.finish(observe)
+
+
+def asdict_identity(client: Client) -> dict[str, Any]:
+    return {"name": client.provider.name, "model": client.provider.model, **client.provider.identity}
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """The folder of one run."""
+
+    path: Path
+    run_id: str
+    out: Path
+
+    @classmethod
+    def create(cls, config: RunConfig, provider: Mapping[str, Any]) -> RunFolder:
+        run_id = f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+        path = config.run_dir or Path("runs") / run_id
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        (path / "steps.jsonl").unlink(missing_ok=True)
+        write_json(path / "config.json", {"config": config.model_dump(mode="json"), "provider": dict(provider)})
+        return cls(path, run_id, config.out or path / "labels.jsonl")
+
+    def open_journal(self) -> TextIO:
+        return (self.path / "steps.jsonl").open("a", encoding="utf-8")
+
+
+@dataclass(slots=True)
+class _Run:
+    job: Job
+    client: Client
+    scorer: PromptScorer
+    context: ContextBuilder
+    folder: RunFolder
+    last: Step | None = None
+    saved: int = 0
+    started: float = field(default_factory=time.monotonic)
+
+    async def finish(self, observe: Observer) -> Result:
+        stop, error = "", None
+        try:
+            stop = await self._search(observe)
+        except IcmError as caught:
+            if self.last is None:
+                raise
+            stop, error = _stop_reason(caught), caught
+        except asyncio.CancelledError:
+            if self.last is not None:
+                self._write("interrupted", None)
+            raise
+        return self._write(stop, error)
+
+    async def _search(self, observe: Observer) -> str:
+        config = self.job.config
+        steps = anneal(self.job.problem, self.scorer, self.context, anneal_settings(config), seed=config.seed)
+        with self.folder.open_journal() as journal:
+            async with aclosing(steps):
+                async for step in steps:
+                    self.last, self.saved = step, self.saved + step.paper_asks - step.asked
+                    journal.write(json.dumps(self._journal_line(step)) + "\n")
+                    journal.flush()
+                    observe(Progress(self.job, step, self.client.snapshot(), self._elapsed(), self.folder.out))
+        assert self.last is not None
+        assert self.last.stop is not None
+        return self.last.stop
+
+    def _write(self, stop: str, error: IcmError | None) -> Result:
+        assert self.last is not None
+        state = self.last.state
+        labelling = final_labelling(self.job.problem, state, stable=stop == "stable")
+        rows = label_rows(self.job, labelling)
+        notes = _notes(self.job, state, stop)
+        summary = summarise(self.job, labelling, self.client.snapshot(), about=self._about(stop), warnings=notes)
+        write_jsonl(self.folder.out, [asdict(row) for row in rows])
+        write_json(self.folder.path / "summary.json", summary.as_json())
+        return Result(summary, tuple(rows), self.folder.path, self.job, error)
+
+    def _about(self, stop: str) -> dict[str, Any]:
+        return {
+            "run_id": self.folder.run_id,
+            "out": str(self.folder.out),
+            "provider": self.client.provider.name,
+            "model": self.client.provider.model,
+            "requests_saved": self.saved,
+            "wall_s": round(self._elapsed(), 3),
+            "stop_reason": stop,
+            "bounded_scores": self.scorer.bounded,
+            "capped_contexts": self.context.capped,
+        }
+
+    def _journal_line(self, step: Step) -> dict[str, Any]:
+        ids = [example.id for example in self.job.examples]
+        names = self.job.label_names
+        return {
+            "step": step.step,
+            "outcome": step.outcome,
+            "example": None if step.example is None else ids[step.example],
+            "changed": [ids[i] for i in step.changed],
+            "labels": [names[k] for i in step.changed if (k := step.state.labels[i]) is not None],
+            "utility": step.utility.value,
+            "predictability_nats": step.utility.predictability_nats,
+            "violations": step.utility.violations,
+            "temperature": step.temperature,
+            "labelled": step.state.n_labelled,
+            "asked": step.asked,
+        }
+
+    def _elapsed(self) -> float:
+        return time.monotonic() - self.started
+
+
+def _stop_reason(error: IcmError) -> str:
+    return error.limit if isinstance(error, BudgetError) else type(error).__name__
+
+
+def _notes(job: Job, state: SearchState, stop: str) -> list[str]:
+    notes = list(job.notices)
+    missing = len(job.examples) - state.n_labelled
+    if missing:
+        notes.append(f"{missing} of {len(job.examples)} examples have no label: the run stopped early ({stop})")
+    elif stop not in ("stable", "full"):
+        stale = len(job.examples) - len(state.settled)
+        notes.append(f"stopped before it settled ({stop}): {stale} scores were taken with older labels around them")
+    return notes

@@ -1,0 +1,68 @@
+"""Flags beat environment variables beat the file, and every wrong value is named with its source."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from icm_api.config import ProviderConfig, RunConfig, load_config
+from icm_api.errors import ConfigError
+
+NEEDED = {"data": "d.jsonl", "task": "claims"}
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "icm.toml"
+    path.write_text('seed = 1\nalpha = 20.0\ntask = "truthfulqa"\ncolumns = {claim = "text"}\n')
+    return path
+
+
+def test_flags_beat_the_environment_and_the_environment_beats_the_file(file: Path):
+    environ = {"ICM_API_SEED": "2", "ICM_API_ALPHA": "30", "HOME": "/"}
+    config = load_config(RunConfig, {**NEEDED, "alpha": 40.0}, environ, file)
+    assert (config.seed, config.alpha, config.task, config.columns) == (2, 40.0, "claims", {"claim": "text"})
+
+
+def test_lists_and_pairs_can_be_written_in_the_environment():
+    environ = {"ICM_API_LABELS": "spam, ham", "ICM_API_PROVIDER_OPTIONS": "noise=0.5,bias=1"}
+    config = load_config(RunConfig, NEEDED, environ)
+    assert config.labels == ("spam", "ham")
+    assert config.provider_options == {"noise": "0.5", "bias": "1"}
+
+
+def test_every_problem_is_named_with_where_it_stands(file: Path):
+    file.write_text("sed = 1\nalpha = -1.0\n")
+    with pytest.raises(ConfigError) as error:
+        load_config(RunConfig, {**NEEDED, "limit": 1}, {"ICM_API_CONCURRENCY": "many"}, file)
+    text = str(error.value)
+    assert f"file {file}, key sed: no such setting" in text
+    assert f"file {file}, key alpha:" in text
+    assert "--limit:" in text
+    assert "environment variable ICM_API_CONCURRENCY:" in text
+
+
+def test_a_misspelt_variable_is_an_error():
+    with pytest.raises(ConfigError, match="ICM_API_SEEED: no such setting"):
+        load_config(RunConfig, NEEDED, {"ICM_API_SEEED": "1"})
+
+
+def test_a_missing_setting_is_named_as_its_flag():
+    with pytest.raises(ConfigError, match="--task: field required"):
+        load_config(RunConfig, {"data": "d"}, {})
+
+
+def test_a_probe_passes_over_what_only_a_run_knows(file: Path):
+    config = load_config(ProviderConfig, {"provider": "synthetic"}, {"ICM_API_TASK": "claims"}, file)
+    assert config.provider == "synthetic"
+    assert not hasattr(config, "task")
+
+
+@pytest.mark.parametrize(("text", "message"), [(None, "no such configuration file"), ("a = [", "not valid TOML")])
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, text: str | None, message: str):
+    path = tmp_path / "c.toml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        load_config(RunConfig, NEEDED, {}, path)
