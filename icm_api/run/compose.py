@@ -25,6 +25,8 @@ from icm_api.types import TokenCountRequest
 CHARACTERS_PER_TOKEN = 2.5
 """A cautious guess for hosts that do not count tokens; English prose has about 4."""
 TOKEN_COUNT_BATCH = 256
+OPENING_WAIT_S = 0.5
+"""First of three waits, each twice the last, for a server that does not answer yet."""
 
 
 @asynccontextmanager
@@ -73,7 +75,7 @@ async def _open_patiently(name: str, settings: ProviderSettings, environ: Mappin
     """A few short waits for a server that is just starting; a host that is down is reported within seconds."""
     waiting = AsyncRetrying(
         retry=retry_if_exception_type(TransientError),
-        wait=wait_exponential(0.5),
+        wait=wait_exponential(OPENING_WAIT_S),
         stop=stop_after_attempt(4),
         reraise=True,
     )

@@ -1,0 +1,199 @@
+"""`icm-api run` from a file to labels, on the offline learner."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from icm_api.client.retry import RetryPolicy
+
+CLASSIFY = ("--task", "classify", "--labels", "negative,positive", "--provider", "synthetic", "--run-dir", "run")
+SUMMARY = {
+    *("run_id", "out", "method", "provider", "model", "examples", "labelled", "accuracy", "accuracy_n", "utility"),
+    *("predictability_nats", "violations", "label_shares", "requests", "cache_hits", "prompt_tokens"),
+    *("cached_tokens", "wall_s", "stop_reason"),
+}
+
+
+def labels(path: str = "run/labels.jsonl") -> list[dict[str, Any]]:
+    return [json.loads(line) for line in Path(path).read_text().splitlines()]
+
+
+def test_each_example_gets_a_label_with_its_confidence_and_log_probs(icm, reviews):
+    assert icm("run", reviews, *CLASSIFY).code == 0
+    rows = labels()
+    assert [row["id"] for row in rows] == [f"r{i}" for i in range(12)]
+    for row in rows:
+        assert set(row) == {"id", "label", "confidence", "logprobs", "mass", "forced_by"}
+        assert row["label"] in ("negative", "positive")
+        assert 0 < row["confidence"] <= 1
+        assert set(row["logprobs"]) == {"negative", "positive"}
+        assert 0 < row["mass"] <= 1
+        assert row["forced_by"] is None
+
+
+def test_json_prints_one_summary_object_and_nothing_else_to_standard_output(icm, reviews):
+    done = icm("run", reviews, *CLASSIFY, "--gold-column", "gold", "--json")
+    assert done.code == 0
+    assert set(done.json) >= SUMMARY
+    assert done.json["accuracy_n"] == 12
+    assert done.json["stop_reason"] == "stable"
+    assert "12 of 12 examples labelled" in done.err
+
+
+def test_without_json_standard_output_stays_empty(icm, reviews):
+    assert icm("run", reviews, *CLASSIFY).out == ""
+
+
+def test_without_gold_there_is_no_accuracy(icm, reviews):
+    summary = icm("run", reviews, *CLASSIFY, "--json").json
+    assert (summary["accuracy"], summary["accuracy_n"]) == (None, 0)
+
+
+def test_gold_changes_nothing_but_the_accuracy(icm, reviews):
+    icm("run", reviews, *CLASSIFY)
+    blind = labels()
+    icm("run", reviews, *CLASSIFY, "--gold-column", "gold")
+    assert labels() == blind
+
+
+def test_the_same_command_again_makes_no_request_and_finds_the_same_labels(icm, reviews):
+    first = icm("run", reviews, *CLASSIFY, "--json").json
+    found = labels()
+    second = icm("run", reviews, *CLASSIFY, "--json").json
+    assert first["requests"] > 0
+    assert (second["requests"], second["cache_hits"]) == (0, first["requests"] + first["cache_hits"])
+    assert labels() == found
+
+
+def test_no_cache_pays_again(icm, reviews):
+    first = icm("run", reviews, *CLASSIFY, "--no-cache", "--json").json
+    assert icm("run", reviews, *CLASSIFY, "--no-cache", "--json").json["requests"] == first["requests"] > 0
+
+
+def test_failures_are_retried_and_change_no_label(icm, reviews, monkeypatch):
+    monkeypatch.setattr("icm_api.run.compose.RetryPolicy", lambda: RetryPolicy(first_wait_s=0))
+    icm("run", reviews, *CLASSIFY)
+    calm = labels()
+    stormy = icm("run", reviews, *CLASSIFY, "--no-cache", "--provider-option", "failures=0.1", "--json")
+    assert stormy.json["retries"] > 0
+    assert labels() == calm
+
+
+def test_a_request_limit_stops_with_exit_code_3_and_keeps_what_was_found(icm, reviews):
+    done = icm("run", reviews, *CLASSIFY, "--max-requests", "10", "--json")
+    assert done.code == 3
+    assert done.json["requests"] == 10
+    assert done.json["stop_reason"] == "max_requests"
+    assert done.json["labelled"] == sum(row["label"] is not None for row in labels()) < 12
+    assert "have no label" in done.err
+    assert "stopped before passing max_requests = 10" in done.err
+
+
+def test_a_limit_too_small_for_the_first_labels_writes_none(icm, reviews):
+    done = icm("run", reviews, *CLASSIFY, "--max-requests", "3")
+    assert done.code == 3
+    assert not Path("run/labels.jsonl").exists()
+
+
+def test_a_token_limit_is_never_passed(icm, reviews):
+    done = icm("run", reviews, *CLASSIFY, "--max-prompt-tokens", "3000", "--json")
+    assert done.code == 3
+    assert done.json["prompt_tokens"] <= 3000
+
+
+def test_out_names_the_labels_file(icm, reviews):
+    icm("run", reviews, *CLASSIFY, "--out", "deep/er/labels.jsonl")
+    assert len(labels("deep/er/labels.jsonl")) == 12
+
+
+def test_settings_come_from_a_file_and_the_environment_too(icm, reviews, write, monkeypatch):
+    write("icm.toml", 'task = "classify"\nprovider = "synthetic"\nlabels = ["no", "yes"]\nseed = 1\n')
+    monkeypatch.setenv("ICM_API_SEED", "5")
+    summary = icm("run", reviews, "--config", "icm.toml", "--json", "--run-dir", "run").json
+    assert summary["seed"] == 5
+    assert set(summary["label_shares"]) == {"no", "yes"}
+
+
+def test_the_journal_has_a_line_for_every_step(icm, reviews):
+    icm("run", reviews, *CLASSIFY)
+    steps = [json.loads(line) for line in Path("run/steps.jsonl").read_text().splitlines()]
+    assert [step["step"] for step in steps] == list(range(len(steps)))
+    assert steps[0]["outcome"] == "seeds"
+    assert {"example", "utility", "temperature", "changed", "asked"} <= set(steps[1])
+
+
+def test_groups_and_keys_give_labels_without_a_contradiction(icm, write):
+    rows = [
+        {"id": f"{q}-{i}", "claim": f"answer {i % 3} to {q}", "q": f"q{q}", "a": str(i % 3)}
+        for q in range(4)
+        for i in range(4)
+    ]
+    arguments = ("--task", "claims", "--group-column", "q", "--key-column", "a", "--provider", "synthetic")
+    done = icm("run", write("claims.jsonl", rows), *arguments, "--run-dir", "run", "--json")
+    assert done.json["violations"] == 0
+    by_id = {row["id"]: row for row in labels()}
+    for q in range(4):
+        assert by_id[f"{q}-0"]["label"] == by_id[f"{q}-3"]["label"], "same key, same label"
+        assert sum(by_id[f"{q}-{i}"]["label"] == "True" for i in range(3)) <= 1
+    forced = [row for row in by_id.values() if row["forced_by"]]
+    assert len(forced) == done.json["forced"] > 0
+    assert all("group_key" in row["forced_by"] for row in forced)
+
+
+def test_a_relations_file_is_obeyed(icm, reviews, write):
+    rules = write("rules.jsonl", [{"kind": "exactly_one", "ids": [f"r{i}", f"r{i + 1}"]} for i in range(0, 12, 2)])
+    summary = icm("run", reviews, *CLASSIFY, "--relations", rules, "--json").json
+    assert (summary["violations"], summary["label_shares"]) == (0, {"negative": 0.5, "positive": 0.5})
+
+
+def test_more_than_two_labels(icm, reviews):
+    arguments = ("--task", "classify", "--labels", "bad,fair,good", "--provider", "synthetic", "--run-dir", "run")
+    assert icm("run", reviews, *arguments).code == 0
+    assert set(labels()[0]["logprobs"]) == {"bad", "fair", "good"}
+
+
+def test_a_collapsed_labelling_is_called_one(icm, write):
+    data = write("many.jsonl", [{"id": str(i), "text": f"text {i}"} for i in range(40)])
+    biased = ("--provider-option", "bias=6", "--provider-option", "signal=0")
+    done = icm("run", data, *CLASSIFY, *biased, "--json")
+    assert done.json["label_shares"]["positive"] >= 0.95
+    assert "collapsed" in done.json["warnings"][0]
+    assert "warning: collapsed" in done.err
+
+
+def test_data_can_come_from_standard_input(icm, reviews, monkeypatch):
+    with Path(reviews).open("rb") as file:
+        monkeypatch.setattr(sys, "stdin", type("Stdin", (), {"buffer": file}))
+        assert icm("run", "-", *CLASSIFY).code == 0
+    assert len(labels()) == 12
+
+
+def test_a_custom_task_file_needs_no_python(icm, write):
+    write("task.toml", 'name = "mood"\ntemplate = "Note: {note}\\nMood:"\nlabels = ["sad", "glad"]\n')
+    rows = [{"id": str(i), "note": f"note {i}"} for i in range(10)]
+    done = icm("run", write("n.jsonl", rows), "--task", "task.toml", "--provider", "synthetic", "--run-dir", "run")
+    assert done.code == 0
+    assert {row["label"] for row in labels()} <= {"sad", "glad"}
+
+
+def test_a_display_of_none_says_nothing(icm, reviews):
+    assert icm("run", reviews, *CLASSIFY, "--display", "none").err == ""
+
+
+@pytest.mark.parametrize("command", [["--help"], ["run", "--help"], ["--version"]])
+def test_help_loads_no_heavy_package(command):
+    heavy = ("openai", "anthropic", "together", "numpy", "pydantic", "rich", "httpx", "httpx2", "diskcache")
+    code = (
+        "import sys\n"
+        f"sys.argv = ['icm-api', *{command!r}]\n"
+        "import icm_api.cli\n"
+        "try: icm_api.cli.main()\n"
+        "except SystemExit as end: assert not end.code\n"
+        f"print([name for name in {heavy!r} if name in sys.modules])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
