@@ -35,6 +35,11 @@ class Asked:
     body: Any
 
 
+class _QuietServer(ThreadingHTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that hangs up early (a cancelled request) is no news."""
+
+
 class ScriptedServer:
     """Answers each path from its own list of replies; the last one repeats."""
 
@@ -42,7 +47,7 @@ class ScriptedServer:
         self.asked: list[Asked] = []
         self.script: dict[str, list[Any]] = {}
         self.released = threading.Event()
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        self._http = _QuietServer(("127.0.0.1", 0), _handler(self))
         self.url = f"http://127.0.0.1:{self._http.server_port}"
         self._thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.01})
         self._thread.start()
