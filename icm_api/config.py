@@ -85,7 +85,7 @@ class RunConfig(ProviderConfig):
     objective: Literal["mean", "paper-sum"] = "mean"
     stop: Literal["stable", "full"] = "stable"
     max_steps: int | None = Field(None, ge=1)
-    order: Literal["per-example", "shared"] = "per-example"
+    order: Literal["shared", "per-example"] = "shared"
     keep_siblings: bool = False
     max_demonstrations: int | None = Field(None, ge=1)
 

@@ -114,7 +114,7 @@ def tasks(as_json: bool) -> None:
 @cli.command()
 @with_options(PROVIDER_OPTIONS, SEARCH_OPTIONS, OUTPUT_OPTIONS, DISPLAY_OPTIONS)
 def demo(config_file: Path | None, display: str | None, as_json: bool, **flags: Any) -> None:
-    """Label 24 sentences with a small model on this machine, and print them."""
+    """Label 20 sentences with a small model on this machine, and print them."""
     from icm_api.cli.demo import demo_settings, show_labels
     from icm_api.config import RunConfig, load_config
 
@@ -164,7 +164,7 @@ def _run(config: Any, display: str | None, as_json: bool) -> Any:
     from icm_api.run.runner import run as label
 
     with open_display(display, config) as shown:
-        result = _until_done(label(config, os.environ, shown.observe))
+        result = _until_done(label(config, os.environ, shown.observe, say=None if display == "none" else _talk))
         shown.finish(result)
     if as_json:
         click.echo(json.dumps(result.summary.as_json(), allow_nan=False))
@@ -176,7 +176,7 @@ def _run(config: Any, display: str | None, as_json: bool) -> Any:
 async def _probe(config: Any, words: Any, ask: Any) -> Any:
     from icm_api.run.compose import open_adapter
 
-    async with open_adapter(config, os.environ) as provider:
+    async with open_adapter(config, os.environ, _talk) as provider:
         return await ask(provider, words)
 
 

@@ -1,4 +1,7 @@
-"""`icm-api demo`: two dozen sentences, packaged with their gold labels, labelled without them."""
+"""`icm-api demo`: pairs of reviews by customers who disagree, labelled without their gold labels.
+
+The rule (exactly one of each pair is positive) is what a user would know without knowing any label.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +24,15 @@ LABELS = "negative,positive"
 @contextmanager
 def demo_settings() -> Iterator[dict[str, Any]]:
     """Settings of a run over the packaged sentences; the file is there while the context is open."""
-    with as_file(files("icm_api.cli") / "demo.jsonl") as data:
-        yield {"data": str(data), "task": "classify", "labels": LABELS, "gold_column": "sentiment"}
+    folder = files("icm_api.cli")
+    with as_file(folder / "demo.jsonl") as data, as_file(folder / "demo_relations.jsonl") as relations:
+        yield {
+            "data": str(data),
+            "relations": relations,
+            "task": "classify",
+            "labels": LABELS,
+            "gold_column": "sentiment",
+        }
 
 
 def show_labels(result: Result) -> None:

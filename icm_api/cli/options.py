@@ -69,7 +69,7 @@ SEARCH_OPTIONS = (
     click.option("--objective", type=click.Choice(["mean", "paper-sum"]), help="Mean (default) or sum over examples."),
     click.option("--stop", type=click.Choice(["stable", "full"]), help="When labels rest (default) or all have one."),
     click.option("--max-steps", type=int, help="Default: 20 an example."),
-    click.option("--order", type=click.Choice(["per-example", "shared"]), help="Of demonstrations; shared: cacheable."),
+    click.option("--order", type=click.Choice(["shared", "per-example"]), help="Of demonstrations (default shared)."),
     click.option("--keep-siblings", is_flag=True, default=None, help="Show an example the labels of its siblings."),
     click.option("--max-demonstrations", type=int, help="Default: as many as fit the context."),
     click.option("--min-mass", type=float, help="Least probability the labels must hold together (default 1e-4)."),

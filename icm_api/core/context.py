@@ -34,16 +34,16 @@ class Scorer(Protocol):
 class ContextPolicy:
     """How demonstrations are chosen.
 
-    order: `per-example` gives each query its own fixed random order, which averages out the pull of the last
-        demonstrations; `shared` keeps one random order for all, so that prompts share long beginnings and a
-        host's prefix cache serves them. Either way the same labels give the same prompts.
+    order: `shared` keeps one random order for all queries, so that prompts share beginnings, which a host's prefix
+        cache need not read (or bill) again; `per-example` gives each query a fixed random order of its own, which
+        averages out the pull of the last demonstrations. Either way the same labels give the same prompts.
     leave_out_siblings: an example's siblings (same group, or tied to it by a relation) would nearly give its label
         away, so they are left out.
     max_demonstrations: at most so many; None: as many as fit.
     max_tokens: room for demonstrations and query; None: unknown, no limit.
     """
 
-    order: Order = "per-example"
+    order: Order = "shared"
     leave_out_siblings: bool = True
     max_demonstrations: int | None = None
     max_tokens: int | None = None

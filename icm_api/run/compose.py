@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_exponential
@@ -22,6 +22,8 @@ from icm_api.run.job import Job, refuse_control_tokens
 from icm_api.run.scorer import PromptScorer
 from icm_api.types import TokenCountRequest
 
+Say = Callable[[str], None]
+
 CHARACTERS_PER_TOKEN = 2.5
 """A cautious guess for hosts that do not count tokens; English prose has about 4."""
 TOKEN_COUNT_BATCH = 256
@@ -30,9 +32,11 @@ OPENING_WAIT_S = 0.5
 
 
 @asynccontextmanager
-async def open_client(config: ProviderConfig, environ: Mapping[str, str]) -> AsyncIterator[Client]:
+async def open_client(
+    config: ProviderConfig, environ: Mapping[str, str], say: Say | None = None
+) -> AsyncIterator[Client]:
     """The provider behind cache, meter, retries and limiter; everything it started is stopped at the end."""
-    async with open_adapter(config, environ) as adapter:
+    async with open_adapter(config, environ, say) as adapter:
         folder = config.cache_dir or default_cache_dir(environ)
         client = build_client(
             adapter,
@@ -48,10 +52,14 @@ async def open_client(config: ProviderConfig, environ: Mapping[str, str]) -> Asy
 
 
 @asynccontextmanager
-async def open_adapter(config: ProviderConfig, environ: Mapping[str, str]) -> AsyncIterator[Provider]:
-    """The bare provider that the configuration names; `local` brings its own server."""
+async def open_adapter(
+    config: ProviderConfig, environ: Mapping[str, str], say: Say | None = None
+) -> AsyncIterator[Provider]:
+    """The bare provider that the configuration names; `local` brings its own server (`say`: while it is fetched)."""
     if config.provider == "local":
-        async with open_local(config.model, cache_dir=config.cache_dir or default_cache_dir(environ)) as provider:
+        folder = config.cache_dir or default_cache_dir(environ)
+        tokens = config.context_tokens
+        async with open_local(config.model, cache_dir=folder, context_tokens=tokens, progress=say) as provider:
             yield provider
         return
     settings = ProviderSettings(

@@ -49,6 +49,7 @@ class Progress:
 
 
 Observer = Callable[[Progress], None]
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,7 @@ async def run(
     observe: Observer = lambda _: None,
     *,
     rows: Rows | None = None,
+    say: Say | None = None,
 ) -> Result:
     """Label a dataset (`rows`: in place of the file `config.data`) and write what was found.
 
@@ -77,7 +79,7 @@ async def run(
     stand in the result. Cancelling writes what was found, then raises CancelledError.
     """
     job = prepare(config, rows)
-    async with open_client(config, environ) as client:
+    async with open_client(config, environ, say) as client:
         scorer, context = await build_search(job, client.provider)
         folder = RunFolder.create(config, asdict_identity(client))
         search = _Run(job, client, scorer, context, folder)

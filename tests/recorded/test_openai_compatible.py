@@ -47,9 +47,9 @@ async def test_completions_goes_on_inside_a_label(open_adapter):
     assert " positive" in {c.text for c in reply.candidates}
 
 
-async def test_chat_lists_the_labels_without_spaces(open_adapter):
+async def test_chat_answers_are_read_as_continuations_with_a_space(open_adapter):
     reply = await open_adapter("chat").send(NextTokenRequest(PROMPT, WANTED))
-    assert {"positive", "negative"} <= {c.text for c in reply.candidates}
+    assert {" positive", " negative"} <= {c.text for c in reply.candidates}
 
 
 async def test_a_prompt_too_long_is_told_in_numbers(open_adapter):
