@@ -6,7 +6,8 @@ Three questions, each a markdown table:
 2. How many requests a second go through the `openai-compatible` adapter and the wrappers to a loopback HTTP server that
    answers at once (in a process of its own), as a share of what a bare httpx2 loop with the same bodies and the same
    concurrency reaches in the same run? The worst case: a real host's own time hides most of it.
-3. The same with a real server: `--base-url http://127.0.0.1:8080/v1 --model NAME`.
+3. The same with a real server: `--local` starts the embedded one, `--base-url http://127.0.0.1:8080/v1 --model NAME`
+   takes yours.
 
 The ways take turns, round by round, and the median round counts, so that another load on the machine falls on all.
 """
@@ -17,6 +18,7 @@ import argparse
 import asyncio
 import json
 import multiprocessing
+import os
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
@@ -31,6 +33,9 @@ from typing import Any, TypeAlias
 import httpx2
 
 from icm_api.client import Limits, RetryPolicy, build_client
+from icm_api.local.models import default_cache_dir
+from icm_api.local.server import ServerSettings, start_server
+from icm_api.local.session import model_file
 from icm_api.providers.base import Provider
 from icm_api.providers.openai_compat import OpenAICompatible
 from icm_api.types import Candidate, Capabilities, Json, NextTokenReply, NextTokenRequest, Prompt, Usage
@@ -296,7 +301,7 @@ def throughput_table(costs: dict[str, Cost]) -> str:
     """Requests a second of each way, and their share of the first's."""
     bare = next(iter(costs.values()))
     rows = [
-        f"| {way} | {1e6 / c.wall_us:.0f} | {bare.wall_us / c.wall_us:.2f} | {c.cpu_us:.0f} |"
+        f"| {way} | {1e6 / c.wall_us:.3g} | {bare.wall_us / c.wall_us:.2f} | {c.cpu_us:.0f} |"
         for way, c in costs.items()
     ]
     return "\n".join(
@@ -306,19 +311,37 @@ def throughput_table(costs: dict[str, Cost]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.client_overhead")
-    parser.add_argument("--requests", type=int, default=400, help="requests a round (default 400)")
-    parser.add_argument("--concurrency", type=int, default=16)
+    parser.add_argument("--requests", type=int, help="requests a round (default 400; 4 with --local)")
+    parser.add_argument("--concurrency", type=int, help="default 16; 2 with --local")
+    parser.add_argument("--local", action="store_true", help="the embedded llama.cpp server and its small model")
     parser.add_argument("--base-url", help="a real server instead, such as http://127.0.0.1:8080/v1")
     parser.add_argument("--model", default="loopback")
     chosen = parser.parse_args()
-    if chosen.base_url:
-        costs = asyncio.run(http_costs(chosen.base_url, chosen.model, chosen.requests, chosen.concurrency))
-        print(f"Real server, concurrency {chosen.concurrency}\n\n{throughput_table(costs)}")
-        return
-    print(f"In memory, 1 kB prompts\n\n{overhead_table(asyncio.run(memory_costs(chosen.requests)))}\n")
+    if chosen.local:
+        measure_local(chosen.requests or 4, chosen.concurrency or 2)
+    elif chosen.base_url:
+        show_http("Real server", chosen.base_url, chosen.model, chosen.requests or 400, chosen.concurrency or 16)
+    else:
+        measure_overhead(chosen.requests or 400, chosen.concurrency or 16)
+
+
+def measure_overhead(amount: int = 400, concurrency: int = 16) -> None:
+    """Print questions 1 and 2."""
+    print(f"In memory, 1 kB prompts\n\n{overhead_table(asyncio.run(memory_costs(amount)))}\n")
     with loopback_server() as base_url:
-        costs = asyncio.run(http_costs(base_url, chosen.model, chosen.requests, chosen.concurrency))
-    print(f"Loopback server that answers at once, concurrency {chosen.concurrency}\n\n{throughput_table(costs)}")
+        show_http("Loopback server that answers at once", base_url, "loopback", amount, concurrency)
+
+
+def measure_local(amount: int = 4, concurrency: int = 2) -> None:
+    """Print question 3 for the embedded server."""
+    path = model_file(None, cache_dir=default_cache_dir(os.environ))
+    with start_server(ServerSettings(path)) as server:
+        show_http("Embedded llama.cpp server", f"{server.base_url}/v1", path.name, amount, concurrency)
+
+
+def show_http(title: str, base_url: str, model: str, amount: int, concurrency: int) -> None:
+    costs = asyncio.run(http_costs(base_url, model, amount, concurrency))
+    print(f"{title}, concurrency {concurrency}\n\n{throughput_table(costs)}\n")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Sequence
 
@@ -40,6 +41,12 @@ def check_labels(labels: Sequence[Label]) -> None:
     _check_unique("labels", [label.name.casefold() for label in labels])
     _check_unique("texts of labels", [label.text.casefold() for label in labels])
     _check_unique("spellings", [spelling for label in labels for spelling in {label.text, *label.variants}])
+    for short, long in itertools.permutations(labels, 2):
+        if long.text.startswith(f"{short.text} "):
+            raise ConfigError(
+                f"label {long.name!r} begins with the whole label {short.name!r}, so the shorter one would always be "
+                "the likelier: use words that begin differently"
+            )
 
 
 def _check_label(label: Label) -> None:

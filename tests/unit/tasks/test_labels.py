@@ -31,6 +31,7 @@ def test_no_spelling_could_be_two_labels():
         (["yes", " no"], "whitespace around it"),
         (["yes", "no "], "whitespace around it"),
         (["yes", "n\no"], "line break in it"),
+        (["agree", "agree strongly"], "begins with the whole label 'agree'"),
     ],
 )
 def test_labels_that_cannot_be_told_apart_or_written_are_refused(names, message):

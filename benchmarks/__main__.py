@@ -1,0 +1,12 @@
+"""Every benchmark in turn: `python -m benchmarks` (about ten minutes). Prints markdown."""
+
+from __future__ import annotations
+
+from benchmarks import client_overhead, consistency
+
+if __name__ == "__main__":
+    print("## Consistency solver\n")
+    consistency.main()
+    print("\n## Client\n")
+    client_overhead.measure_overhead()
+    client_overhead.measure_local()
