@@ -137,6 +137,11 @@ class _Search:
         self.scorer = scorer
         self.context = context
         self.settings = settings
+        self.kins = set(problem.siblings)
+        self.breakable = tuple(
+            relation for relation in problem.relations if settings.fidelity == "paper" or relation.price is not None
+        )
+        """Relations that a labelling under consideration may break: after an exact repair, only soft ones."""
         self.max_steps = settings.max_steps if settings.max_steps is not None else 20 * problem.n_examples
 
     def stop_reason(self, state: SearchState) -> StopReason | None:
@@ -186,7 +191,8 @@ class _Search:
     def _sample(self, state: SearchState, rng: np.random.Generator) -> int:
         """Line 4. A settled example would give the answer it gave, so `reuse` does not visit it again."""
         unlabelled = np.array([label is None for label in state.labels])
-        awaited = np.array([any(state.labels[s] is not None for s in siblings) for siblings in self.problem.siblings])
+        begun = {kin: any(state.labels[member] is not None for member in kin) for kin in self.kins}
+        awaited = np.array([begun[kin] for kin in self.problem.siblings])
         weights = np.where(unlabelled & awaited, self.settings.sibling_weight, 1.0)
         if self.settings.fidelity == "reuse":
             weights[list(state.settled)] = 0.0
@@ -262,7 +268,7 @@ class _Search:
         return draft.with_scores(queries, await self.scorer.score(queries))
 
     def _utility(self, draft: _Draft) -> Utility:
-        violations = len(broken(self.problem.relations, draft.labels))
+        violations = len(broken(self.breakable, draft.labels))
         settings = self.settings
         return utility(draft.labels, draft.scores, violations, alpha=settings.alpha, objective=settings.objective)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,7 +17,8 @@ class Problem:
     relations: tuple[Relation, ...]
     consistency: Consistency
     siblings: tuple[frozenset[int], ...]
-    """Per example: those of its group and those tied to it by a relation, without itself."""
+    """Per example: those of its group and those tied to it by a relation, itself among them. Examples that have the
+    same siblings share one set, so that large groups stay cheap."""
 
     @classmethod
     def build(cls, n_labels: int, groups: Sequence[str | None], relations: Sequence[Relation] = ()) -> Problem:
@@ -31,12 +33,15 @@ class Problem:
 
 
 def _siblings(groups: Sequence[str | None], relations: Sequence[Relation]) -> tuple[frozenset[int], ...]:
-    by_group: dict[str, list[int]] = {}
+    members_of: defaultdict[str, list[int]] = defaultdict(list)
     for i, group in enumerate(groups):
         if group is not None:
-            by_group.setdefault(group, []).append(i)
-    siblings: list[set[int]] = [set() for _ in groups]
-    for members in (*by_group.values(), *(relation.members for relation in relations)):
-        for member in members:
-            siblings[member].update(members)
-    return tuple(frozenset(others - {i}) for i, others in enumerate(siblings))
+            members_of[group].append(i)
+    group_sets = {group: frozenset(members) for group, members in members_of.items()}
+    alone: frozenset[int] = frozenset()
+    siblings = [alone if group is None else group_sets[group] for group in groups]
+    for relation in relations:
+        for member in relation.members:
+            if not siblings[member].issuperset(relation.members):
+                siblings[member] = siblings[member].union(relation.members)
+    return tuple(siblings)
