@@ -165,7 +165,7 @@ class _Run:
         return {
             "run_id": self.folder.run_id,
             "out": str(self.folder.out),
-            "provider": self.client.provider.name,
+            "provider": self.job.config.provider,
             "model": self.client.provider.model,
             "requests_saved": self.saved,
             "wall_s": round(self._elapsed(), 3),
