@@ -106,9 +106,9 @@ def describe(summary: Summary) -> str:
         + _shares(summary.label_shares),
         f"U = {summary.utility:.2f}; a label is predicted at {summary.predictability_nats:.3f} nats on average; "
         f"{summary.violations} relations broken, {summary.forced} labels changed by one",
-        f"{summary.requests} requests, {summary.cache_hits} from the cache, {summary.prompt_tokens or 0} prompt tokens "
-        f"({summary.cached_tokens or 0} cached by the host); exact re-scoring would have asked "
-        f"{summary.requests_saved} more times",
+        f"{summary.requests} requests, {summary.cache_hits} from the cache, {_known(summary.prompt_tokens)} prompt "
+        f"tokens ({_known(summary.cached_tokens)} cached by the host)"
+        + (f"; exact re-scoring asks at least {summary.requests_saved} more times" if summary.requests_saved else ""),
     ]
     if summary.accuracy is not None:
         lines.append(
@@ -156,9 +156,14 @@ def _status(progress: runner.Progress) -> str:
     )
     return (
         f"{step.state.n_labelled}/{len(progress.job.examples)} labelled, {len(step.state.settled)} settled  "
-        f"{counts.requests} requests, {counts.prompt_tokens or 0} tokens, {counts.cache_hits} hits, "
+        f"{counts.requests} requests, {_known(counts.prompt_tokens)} tokens, {counts.cache_hits} hits, "
         f"{counts.retries} retries  {_shares(shares)}"
     )
+
+
+def _known(count: int | None) -> str:
+    """A count, where any reply has said one."""
+    return "unknown" if count is None else str(count)
 
 
 def _shares(shares: Mapping[str, float]) -> str:

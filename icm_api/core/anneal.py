@@ -96,6 +96,8 @@ class Step:
     changed: tuple[int, ...]
     asked: int
     paper_asks: int
+    gap_nats: float
+    """0.0: the repair was exact. Else the solver ran out of time, and a better one could add this much at most."""
     state: SearchState = field(repr=False)
     stop: StopReason | None = None
 
@@ -157,13 +159,17 @@ class _Search:
         n, k = self.problem.n_examples, min(self.settings.n_seeds, self.problem.n_examples)
         chosen = rng.choice(n, size=k, replace=False)
         labels: list[int | None] = [None] * n
-        for example, label in zip(chosen, rng.permutation(k) % self.problem.n_labels, strict=True):
+        drawn = rng.permutation(self.problem.n_labels)[rng.permutation(k) % self.problem.n_labels]
+        for example, label in zip(chosen, drawn, strict=True):
             labels[int(example)] = int(label)
         draft = await self._evaluate(_Draft(labels, [None] * n, [None] * n))
-        draft = await self._repair(draft, [int(example) for example in chosen], rng)
+        violated = broken(self.problem.relations, labels)
+        involved = {m for r in violated for m in self.problem.relations[r].members if labels[m] is not None}
+        if involved:  # the others keep their random labels
+            draft = await self._repair(draft, sorted(involved), rng)
         value = self._utility(draft)
         state = self._state(0, draft, frozenset(), rng, self._better(None, draft, value))
-        return Step(0, "seeds", None, value, self.settings.t_start, (), draft.asked, k, state)
+        return Step(0, "seeds", None, value, self.settings.t_start, (), draft.asked, k, draft.gap_nats, state)
 
     async def step(self, state: SearchState) -> Step:
         """Lines 3-9: visit an example, propose its likeliest label, repair, score, accept or reject."""
@@ -184,7 +190,7 @@ class _Search:
         best = self._better(state.best, kept, value)
         asked, paper_asks = proposed.asked, 1 + (n_labelled if changed else 0)
         new = self._state(number, kept, settled, rng, best)
-        return Step(number, outcome, example, value, heat, changed, asked, paper_asks, new)
+        return Step(number, outcome, example, value, heat, changed, asked, paper_asks, proposed.gap_nats, new)
 
     # --- the parts of a step ------------------------------------------------------------------------------
 
@@ -232,7 +238,8 @@ class _Search:
             if score is not None and draft.labels[member] is not None:
                 logprobs[member] = score.logprobs_nats
         solution = self.problem.consistency.solve(logprobs, examples=examples)
-        return draft.with_labels({m: solution.labels[m] for m in members if draft.labels[m] is not None})
+        repaired = draft.with_labels({m: solution.labels[m] for m in members if draft.labels[m] is not None})
+        return replace(repaired, gap_nats=max(draft.gap_nats, solution.gap_nats))
 
     async def _consistency_fix(self, draft: _Draft, rng: np.random.Generator) -> _Draft:
         """Algorithm 2: take a broken rule, try every label choice that obeys it, keep the best if U rises."""
@@ -253,6 +260,8 @@ class _Search:
     def _options(self, relation: Relation, labels: Sequence[int | None]) -> list[dict[int, int]]:
         """All label choices for the relation's labelled members that obey it."""
         members = [m for m in relation.members if labels[m] is not None]
+        if relation.kind in ("exactly_one", "at_most_one") and self.problem.n_labels == 2:
+            return _one_of_options(relation, members)
         options = []
         for choice in itertools.product(range(self.problem.n_labels), repeat=len(members)):
             trial = list(labels)
@@ -268,9 +277,9 @@ class _Search:
         return draft.with_scores(queries, await self.scorer.score(queries))
 
     def _utility(self, draft: _Draft) -> Utility:
-        violations = len(broken(self.breakable, draft.labels))
+        violated = [self.breakable[k] for k in broken(self.breakable, draft.labels)]
         settings = self.settings
-        return utility(draft.labels, draft.scores, violations, alpha=settings.alpha, objective=settings.objective)
+        return utility(draft.labels, draft.scores, violated, alpha=settings.alpha, objective=settings.objective)
 
     def _better(self, best: Best | None, draft: _Draft, value: Utility) -> Best | None:
         """Best complete labelling; smaller pools are not compared, a few easy examples always look good."""
@@ -307,6 +316,7 @@ class _Draft:
     scores: Sequence[LabelScore | None]
     contexts: Sequence[int | None]
     asked: int = 0
+    gap_nats: float = 0.0
 
     @classmethod
     def of(cls, state: SearchState) -> _Draft:
@@ -329,10 +339,18 @@ class _Draft:
         return tuple(i for i, (a, b) in enumerate(zip(old.labels, self.labels, strict=True)) if a != b)
 
 
+def _one_of_options(relation: Relation, members: Sequence[int]) -> list[dict[int, int]]:
+    """One member holds, or none where that is allowed (or an unlabelled member may yet hold); two labels."""
+    other = 1 - relation.positive
+    none = dict.fromkeys(members, other)
+    open_end = relation.kind == "at_most_one" or len(members) < len(relation.members)
+    return [none] * open_end + [none | {member: relation.positive} for member in members]
+
+
 def _settled(before: frozenset[int], kept: _Draft, example: int, changed: Sequence[int]) -> frozenset[int]:
-    """A change unsettles all whose context it alters: everyone but the only example that changed."""
+    """A change unsettles all whose context it alters: everyone but the visited example, if it alone changed."""
     if changed:
-        return frozenset(changed) if len(changed) == 1 else frozenset()
+        return frozenset(changed) if tuple(changed) == (example,) else frozenset()
     return before | {example} if kept.labels[example] is not None else before
 
 

@@ -39,7 +39,8 @@ class ContextPolicy:
         averages out the pull of the last demonstrations. Either way the same labels give the same prompts.
     leave_out_siblings: an example's siblings (same group, or tied to it by a relation) would nearly give its label
         away, so they are left out.
-    max_demonstrations: at most so many; None: as many as fit.
+    max_demonstrations: at most so many; None: as many as fit. With the `shared` order a cap shows the same examples to
+        all queries; the rest are labelled but never shown.
     max_tokens: room for demonstrations and query; None: unknown, no limit.
     """
 
@@ -63,6 +64,8 @@ class ContextBuilder:
         self._shared = np.random.default_rng([seed]).permutation(len(siblings))
         self.capped = 0
         """How many queries could not carry every labelled example."""
+        self.bare = 0
+        """How many had no demonstration although others were labelled: all of those were siblings or too long."""
 
     def query(self, example: int, labels: Sequence[int | None]) -> Query:
         """The query for `example`; `labels` has one entry per example, None where there is no label yet."""
@@ -79,6 +82,7 @@ class ContextBuilder:
             chosen.append((other, label))
             room = None if room is None else room - self._sizes[other]
         self.capped += capped
+        self.bare += not chosen and any(label is not None for i, label in enumerate(labels) if i != example)
         return Query(example, tuple(chosen))
 
     def _candidates(self, example: int) -> list[int]:

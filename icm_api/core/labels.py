@@ -16,6 +16,8 @@ from icm_api.types import Candidate, Label, LabelScore, NextTokenReply
 
 MASS_TOLERANCE = 1e-3
 """How far rounding may push a sum of probabilities above 1."""
+BOUND_TOLERANCE_NATS = 0.01
+"""A label is a bound when what may be hidden could raise it by more than this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,20 +85,35 @@ def label_score(
     the model's probability: such a score would rest on noise.
     """
     listed = _by_text(candidates)
-    pooled = [
-        logsumexp([reading.logprob_nats, *(listed[v] for v in label.variants if v in listed)])
-        for label, reading in zip(labels, readings, strict=True)
-    ]
-    bounded = tuple(reading.bounded for reading in readings)
-    seen = [math.exp(p) for p, is_bound in zip(pooled, bounded, strict=True) if not is_bound]
-    mass = _checked_mass(seen, labels, min_mass)
-    total = logsumexp(pooled)
-    return LabelScore(tuple(p - total for p in pooled), mass, bounded)
+    pooled = [_pool(label, reading, listed) for label, reading in zip(labels, readings, strict=True)]
+    mass = _checked_mass([math.exp(p.listed_nats) for p in pooled], labels, min_mass)
+    total = logsumexp(p.value_nats for p in pooled)
+    return LabelScore(tuple(p.value_nats - total for p in pooled), mass, tuple(p.bounded for p in pooled))
 
 
 def argmax_label(score: LabelScore) -> int:
-    """The likeliest label; the first of equals."""
-    return max(range(len(score.logprobs_nats)), key=lambda k: (score.logprobs_nats[k], -k))
+    """The likeliest label. Of equals, one that is no bound, then the first."""
+    return max(range(len(score.logprobs_nats)), key=lambda k: (score.logprobs_nats[k], not score.bounded[k], -k))
+
+
+@dataclass(frozen=True, slots=True)
+class _Pooled:
+    """A label over all its spellings: what was listed, and that with what may be hidden."""
+
+    listed_nats: float
+    value_nats: float
+
+    @property
+    def bounded(self) -> bool:
+        return self.value_nats - self.listed_nats > BOUND_TOLERANCE_NATS
+
+
+def _pool(label: Label, reading: Reading, listed: Mapping[str, float]) -> _Pooled:
+    known = [listed[variant] for variant in label.variants if variant in listed]
+    if not reading.bounded:
+        known.append(reading.logprob_nats)
+    seen = logsumexp(known)
+    return _Pooled(seen, logsumexp((seen, reading.logprob_nats)) if reading.bounded else seen)
 
 
 def _by_text(candidates: Sequence[Candidate]) -> Mapping[str, float]:
@@ -108,10 +125,10 @@ def _by_text(candidates: Sequence[Candidate]) -> Mapping[str, float]:
 
 def _checked_mass(seen: Sequence[float], labels: Sequence[Label], min_mass: float) -> float:
     names = ", ".join(repr(label.name) for label in labels)
-    if not seen:
+    if not any(seen):
         raise CapabilityError(
             f"none of the labels {names} is among the continuations that the host listed: ask for more candidates "
-            "(--top-k), use label words that are likelier here, or a host that scores named tokens"
+            "(--top-k), use likelier label words (on a chat route, of one token), or a host that scores named tokens"
         )
     mass = sum(seen)
     if mass > 1 + MASS_TOLERANCE:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from icm_api.types import LabelScore
+from icm_api.types import LabelScore, Relation
 
 Objective = Literal["mean", "paper-sum"]
 
@@ -19,28 +19,31 @@ class Utility:
     predictability_nats: float
     """Mean over the labelled examples of log p(its label | the others), at most 0."""
     violations: int
+    """Hard relations that are broken."""
 
 
 def utility(
     labels: Sequence[int | None],
     scores: Sequence[LabelScore | None],
-    violations: int,
+    violated: Sequence[Relation],
     *,
     alpha: float,
     objective: Objective = "mean",
 ) -> Utility:
-    """U of a partial labelling, from the label scores of its labelled examples (nats).
+    """U of a partial labelling, from the label scores of its labelled examples (nats) and the relations it breaks.
 
     The paper sums log-probabilities, so that the weight of one contradiction shrinks as the data grow and every
     added example lowers U; `mean` (the default, as in the authors' code) makes alpha mean the same at every size.
-    `violations` counts broken relations, each once (the paper's double sum counts a symmetric pair twice).
+    A broken hard relation costs 1 (the paper's double sum counts a symmetric pair twice). A broken soft one costs its
+    price, which is in nats and so counts against the log-probabilities, as it does for the solver.
     """
     terms = [
         score.logprobs_nats[label]
         for label, score in zip(labels, scores, strict=True)
         if label is not None and score is not None
     ]
-    total = sum(terms)
-    mean = total / len(terms) if terms else 0.0
-    predictability = mean if objective == "mean" else total
-    return Utility(alpha * predictability - violations, mean, violations)
+    n = max(len(terms), 1)
+    total, price = sum(terms), sum(relation.price or 0.0 for relation in violated)
+    hard = sum(relation.price is None for relation in violated)
+    scale = n if objective == "mean" else 1
+    return Utility(alpha * (total - price) / scale - hard, total / n, hard)

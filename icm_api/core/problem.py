@@ -44,4 +44,5 @@ def _siblings(groups: Sequence[str | None], relations: Sequence[Relation]) -> tu
         for member in relation.members:
             if not siblings[member].issuperset(relation.members):
                 siblings[member] = siblings[member].union(relation.members)
-    return tuple(siblings)
+    shared: dict[frozenset[int], frozenset[int]] = {}
+    return tuple(shared.setdefault(kin, kin) for kin in siblings)

@@ -32,7 +32,8 @@ class LabelRow:
     """Nats by label."""
     mass: float | None
     forced_by: str | None
-    """The relation without which the label would have been the model's favourite; None when it is the favourite."""
+    """A relation that the model's favourite label would break; None when the label is the favourite, or when no rule
+    stands against it (`paper` fidelity may reject a favourite)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,9 @@ class Summary:
     utility: float
     predictability_nats: float
     violations: int
+    """Hard relations that are broken."""
+    broken_soft: int
+    """Relations with a price that are broken."""
     label_shares: Mapping[str, float]
     forced: int
     bounded_scores: int
@@ -61,11 +65,13 @@ class Summary:
     requests: int
     retries: int
     requests_saved: int
-    """Label scores that `--fidelity paper` would have asked over the same steps, less those asked."""
+    """Label scores that `--fidelity paper` would have asked over the same steps, its repairs not counted, less those
+    asked; 0 in that fidelity."""
     cache_hits: int
-    prompt_tokens: int
-    cached_tokens: int
-    output_tokens: int
+    prompt_tokens: int | None
+    cached_tokens: int | None
+    output_tokens: int | None
+    """None: no reply said."""
     unknown_usage: int
     """Replies whose host did not say what they cost, so that the token counts are too low."""
     wall_s: float
@@ -93,10 +99,9 @@ def final_labelling(problem: Problem, state: SearchState, *, stable: bool) -> La
     """
     source = state.best if state.best is not None and not stable else state
     labels = source.labels
-    hard = [relation for relation in problem.relations if relation.price is None]
-    if broken(hard, labels):
+    if any(problem.relations[k].price is None for k in broken(problem.relations, labels)):
         labels = _solved(problem, labels, source.scores)
-    return Labelling(labels, source.scores, _forced(hard, labels, source.scores))
+    return Labelling(labels, source.scores, _forced(problem.relations, labels, source.scores))
 
 
 def label_rows(job: Job, labelling: Labelling) -> list[LabelRow]:
@@ -129,9 +134,9 @@ def summarise(
     names = job.label_names
     right, n = accuracy(job.dataset.gold, labelling.labels)
     low, high = wilson_interval(right, n) if n else (None, None)
-    violations = len(broken(job.problem.relations, labelling.labels))
+    violated = [job.problem.relations[k] for k in broken(job.problem.relations, labelling.labels)]
     value = utility(
-        labelling.labels, labelling.scores, violations, alpha=job.config.alpha, objective=job.config.objective
+        labelling.labels, labelling.scores, violated, alpha=job.config.alpha, objective=job.config.objective
     )
     return Summary(
         method=job.config.method,
@@ -144,7 +149,8 @@ def summarise(
         accuracy_n=n,
         utility=value.value,
         predictability_nats=value.predictability_nats,
-        violations=violations,
+        violations=value.violations,
+        broken_soft=len(violated) - value.violations,
         label_shares=dict(zip(names, label_shares(labelling.labels, len(names)), strict=True)),
         forced=len(labelling.forced),
         warnings=(*warnings, *_collapse_warning(labelling, names)),
@@ -165,11 +171,11 @@ def _solved(
 
 
 def _forced(
-    hard: Sequence[Relation], labels: Sequence[int | None], scores: Sequence[LabelScore | None]
+    relations: Sequence[Relation], labels: Sequence[int | None], scores: Sequence[LabelScore | None]
 ) -> dict[int, Relation]:
-    """For each example that does not have its favourite label, a rule that the favourite would break."""
+    """For each example that does not have its favourite label, a rule (a hard one first) that the favourite breaks."""
     by_member: dict[int, list[Relation]] = {}
-    for relation in hard:
+    for relation in relations:
         for member in relation.members:
             by_member.setdefault(member, []).append(relation)
     forced = {}
@@ -177,9 +183,9 @@ def _forced(
         if label is None or score is None or argmax_label(score) == label:
             continue
         flipped = [*labels[:i], argmax_label(score), *labels[i + 1 :]]
-        culprit = next((relation for relation in by_member.get(i, ()) if is_broken(relation, flipped)), None)
-        if culprit is not None:
-            forced[i] = culprit
+        culprits = [r for r in by_member.get(i, ()) if is_broken(r, flipped) and not is_broken(r, labels)]
+        if culprits:
+            forced[i] = min(culprits, key=lambda relation: relation.price is not None)
     return forced
 
 

@@ -120,6 +120,7 @@ class _Run:
     folder: RunFolder
     last: Step | None = None
     saved: int = 0
+    gap_nats: float = 0.0
     started: float = field(default_factory=time.monotonic)
 
     async def finish(self, observe: Observer) -> Result:
@@ -142,7 +143,7 @@ class _Run:
         with self.folder.open_journal() as journal:
             async with aclosing(steps):
                 async for step in steps:
-                    self.last, self.saved = step, self.saved + step.paper_asks - step.asked
+                    self._count(step)
                     journal.write(json.dumps(self._journal_line(step)) + "\n")
                     journal.flush()
                     observe(Progress(self.job, step, self.client.snapshot(), self._elapsed(), self.folder.out))
@@ -150,12 +151,18 @@ class _Run:
         assert self.last.stop is not None
         return self.last.stop
 
+    def _count(self, step: Step) -> None:
+        self.last = step
+        self.gap_nats = max(self.gap_nats, step.gap_nats)
+        if self.job.config.fidelity == "reuse":
+            self.saved += step.paper_asks - step.asked
+
     def _write(self, stop: str, error: IcmError | None) -> Result:
         assert self.last is not None
         state = self.last.state
         labelling = final_labelling(self.job.problem, state, stable=stop == "stable")
         rows = label_rows(self.job, labelling)
-        notes = _notes(self.job, state, stop)
+        notes = _notes(self, state, stop)
         summary = summarise(self.job, labelling, self.client.snapshot(), about=self._about(stop), warnings=notes)
         write_jsonl(self.folder.out, [asdict(row) for row in rows])
         write_json(self.folder.path / "summary.json", summary.as_json())
@@ -199,12 +206,21 @@ def _stop_reason(error: IcmError) -> str:
     return error.limit if isinstance(error, BudgetError) else type(error).__name__
 
 
-def _notes(job: Job, state: SearchState, stop: str) -> list[str]:
-    notes = list(job.notices)
-    missing = len(job.examples) - state.n_labelled
-    if missing:
-        notes.append(f"{missing} of {len(job.examples)} examples have no label: the run stopped early ({stop})")
-    elif stop not in ("stable", "full"):
-        stale = len(job.examples) - len(state.settled)
+def _notes(search: _Run, state: SearchState, stop: str) -> list[str]:
+    """What the user must know to judge the labels."""
+    n, notes = len(search.job.examples), list(search.job.notices)
+    if missing := n - state.n_labelled:
+        notes.append(f"{missing} of {n} examples have no label: the run stopped early ({stop})")
+    elif stop != "stable" and search.job.config.fidelity == "reuse":
+        stale = n - len(state.settled)
         notes.append(f"stopped before it settled ({stop}): {stale} scores were taken with older labels around them")
+    if search.context.bare:
+        notes.append(
+            f"{search.context.bare} questions had no demonstration, because all labelled examples were siblings or too "
+            "long: their labels rest on the model alone (see --keep-siblings and the group column)"
+        )
+    if search.context.capped:
+        notes.append(f"{search.context.capped} questions could not carry every labelled example: the context is full")
+    if search.gap_nats:
+        notes.append(f"the solver ran out of time: some repairs may be {search.gap_nats:.2f} nats from the best")
     return notes

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import TypeVar
 
 from icm_api.core.context import Query
-from icm_api.core.labels import Reading, label_score, longest_beginning, read_listed, read_split, read_unlisted
+from icm_api.core.labels import (
+    Reading,
+    label_score,
+    logsumexp,
+    longest_beginning,
+    read_listed,
+    read_split,
+    read_unlisted,
+)
 from icm_api.errors import CapabilityError, IcmError
 from icm_api.providers.base import Provider
 from icm_api.types import Label, LabelScore, NextTokenReply, NextTokenRequest, Prompt
@@ -26,6 +35,7 @@ class PromptScorer:
         *,
         preamble: str = "",
         min_mass: float,
+        concurrency: int = 8,
     ) -> None:
         self._provider = provider
         self._labels = tuple(labels)
@@ -33,12 +43,13 @@ class PromptScorer:
         self._texts = texts
         self._preamble = preamble
         self._min_mass = min_mass
+        self._concurrency = concurrency
         self.bounded = 0
         """Scores in which a label was only bounded."""
 
     async def score(self, queries: Sequence[Query]) -> list[LabelScore]:
         """One score a query, in order, asked side by side. Raises the first ProviderError or BudgetError."""
-        return await gather([self._score(query) for query in queries])
+        return await gather([partial(self._score, query) for query in queries], self._concurrency)
 
     def prompt(self, query: Query) -> Prompt:
         """What is sent for a query."""
@@ -60,34 +71,42 @@ class PromptScorer:
         begun = longest_beginning(spelling, reply.candidates)
         if begun is None:
             return read_unlisted(reply)
-        if not self._provider.capabilities.continues_label:
-            raise CapabilityError(
-                f"the label {spelling!r} starts with the token {begun.text!r}, and this route cannot score the rest: "
-                "use labels of one token (such as A and B), or a completions route",
-                provider=self._provider.name,
-                model=self._provider.model,
+        if said + begun.text in self.wanted:
+            raise self._incapable(
+                f"the model writes the label {said + spelling!r} as {said + begun.text!r} and more, so the shorter "
+                "label's probability holds the longer one's: use labels that begin differently"
             )
+        if not self._provider.capabilities.continues_label:
+            return Reading(logsumexp((begun.logprob_nats, read_unlisted(reply).logprob_nats)), bounded=True)
         said, rest = said + begun.text, spelling[len(begun.text) :]
         further = await self._provider.send(NextTokenRequest(prompt, (rest,), said))
         return read_split(begun, await self._read(prompt, further, said, rest), reply)
 
-
-async def gather(jobs: Sequence[Awaitable[T]]) -> list[T]:
-    """Results in order; the first error cancels the rest and is raised as it is (not in a group)."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(_run(job)) for job in jobs]
-    except* IcmError as errors:
-        raise _first(errors) from None
-    return [task.result() for task in tasks]
+    def _incapable(self, message: str) -> CapabilityError:
+        return CapabilityError(message, provider=self._provider.name, model=self._provider.model)
 
 
-async def _run(job: Awaitable[T]) -> T:
-    return await job
+async def gather(jobs: Sequence[Callable[[], Awaitable[T]]], workers: int) -> list[T]:
+    """Results in order, `workers` jobs at a time.
 
+    After the first error no further job starts, but those under way finish: they are paid for, and the cache keeps
+    their replies. Then that error is raised.
+    """
+    results: dict[int, T] = {}
+    errors: list[IcmError] = []
+    waiting = iter(enumerate(jobs))
 
-def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
-    error: BaseException = errors
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
+    async def work() -> None:
+        while not errors and (started := next(waiting, None)):
+            number, job = started
+            try:
+                results[number] = await job()
+            except IcmError as error:
+                errors.append(error)
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(min(workers, len(jobs))):
+            group.create_task(work())
+    if errors:
+        raise errors[0]
+    return [results[number] for number in range(len(jobs))]

@@ -105,6 +105,20 @@ def test_a_token_limit_is_never_passed(icm, reviews):
     assert done.json["prompt_tokens"] <= 3000
 
 
+def test_a_run_resumed_by_its_cache_goes_further_with_each_try_and_never_pays_twice(icm, reviews):
+    icm("run", reviews, *CLASSIFY, "--json", "--run-dir", "whole")
+    whole = json.loads(Path("whole/summary.json").read_text())["requests"]
+    Path("cache").rename("old-cache")
+    paid = 0
+    for _ in range(100):
+        done = icm("run", reviews, *CLASSIFY, "--max-requests", "6", "--json")
+        paid += json.loads(done.out)["requests"] if done.out else 6
+        if done.code == 0:
+            break
+    assert done.code == 0
+    assert paid == whole
+
+
 def test_out_names_the_labels_file(icm, reviews):
     icm("run", reviews, *CLASSIFY, "--out", "deep/er/labels.jsonl")
     assert len(labels("deep/er/labels.jsonl")) == 12
@@ -129,14 +143,15 @@ def test_the_journal_has_a_line_for_every_step(icm, reviews):
 def test_groups_and_keys_give_labels_without_a_contradiction(icm, write):
     rows = [
         {"id": f"{q}-{i}", "claim": f"answer {i % 3} to {q}", "q": f"q{q}", "a": str(i % 3)}
-        for q in range(4)
+        for q in range(12)
         for i in range(4)
     ]
     arguments = ("--task", "claims", "--group-column", "q", "--key-column", "a", "--provider", "synthetic")
+    arguments += ("--provider-option", "bias=2")
     done = icm("run", write("claims.jsonl", rows), *arguments, "--run-dir", "run", "--json")
     assert done.json["violations"] == 0
     by_id = {row["id"]: row for row in labels()}
-    for q in range(4):
+    for q in range(12):
         assert by_id[f"{q}-0"]["label"] == by_id[f"{q}-3"]["label"], "same key, same label"
         assert sum(by_id[f"{q}-{i}"]["label"] == "True" for i in range(3)) <= 1
     forced = [row for row in by_id.values() if row["forced_by"]]

@@ -117,10 +117,10 @@ async def test_a_finished_state_is_not_searched_further():
     assert await search(state=last.state) == []
 
 
-async def test_reuse_asks_one_score_a_step_after_the_seeds():
+async def test_reuse_asks_at_most_one_score_a_step_after_the_seeds():
     scorer = learner(32)
     steps = await search(32, scorer=scorer)
-    assert scorer.asked == 8 + len(steps) - 1
+    assert scorer.asked == sum(step.asked for step in steps) <= 8 + len(steps) - 1
     assert sum(step.paper_asks for step in steps) > 4 * scorer.asked
 
 

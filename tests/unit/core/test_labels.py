@@ -64,6 +64,20 @@ def test_a_missing_label_is_a_bound_not_a_number_and_adds_no_mass():
     assert math.exp(result.logprobs_nats[0]) == pytest.approx(0.01 / 0.51)
 
 
+def test_a_listed_variant_counts_though_the_canonical_spelling_is_not_listed():
+    listed = candidates(true=0.6, _False=0.3)
+    result = score((Reading(math.log(0.3)), Reading(math.log(1e-4), bounded=True)), listed)
+    assert result.mass == pytest.approx(0.9)
+    assert result.bounded == (False, False), "what is hidden is too little to matter"
+    hidden = score((Reading(math.log(0.3)), Reading(math.log(0.05), bounded=True)), listed)
+    assert hidden.bounded == (False, True)
+
+
+def test_a_label_that_was_seen_beats_an_equal_bound():
+    result = score((Reading(math.log(0.2), bounded=True), Reading(math.log(0.2))))
+    assert argmax_label(result) == 1
+
+
 def test_no_label_in_reach_is_an_error():
     bound = Reading(-3.0, bounded=True)
     with pytest.raises(CapabilityError, match="none of the labels 'False', 'True'"):

@@ -6,6 +6,7 @@ import asyncio
 import math
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -78,10 +79,20 @@ async def test_labels_that_share_their_first_token_are_told_apart():
     assert await probabilities(provider, labels) == pytest.approx([0.75, 0.25])
 
 
-async def test_a_route_that_cannot_go_on_inside_a_label_refuses_labels_of_several_tokens():
+async def test_a_route_that_cannot_go_on_inside_a_label_only_bounds_it():
     provider = Scripted({"": {" negative": 0.2, " pos": 0.6}}, continues=False)
-    with pytest.raises(CapabilityError, match="one token"):
-        await probabilities(provider)
+    (score,) = await scorer(provider).score([Query(0, ())])
+    assert score.bounded == (False, True)
+    with pytest.raises(CapabilityError, match="of one token"):
+        await probabilities(Scripted({"": {" neg": 0.2, " pos": 0.6}}, continues=False))
+
+
+async def test_a_label_whose_tokens_begin_with_another_label_is_refused():
+    labels = (Label("1", " 1"), Label("10", " 10"))
+    with pytest.raises(CapabilityError, match="begin differently"):
+        await probabilities(Scripted({"": {" 1": 0.5}, " 1": {"0": 0.95}}), labels)
+    apart = Scripted({"": {" 1": 0.25, " 10": 0.75}})
+    assert await probabilities(apart, labels) == pytest.approx([0.25, 0.75]), "tokens of their own are no problem"
 
 
 async def test_a_label_out_of_reach_is_marked_and_counted():
@@ -104,19 +115,24 @@ async def test_scores_come_in_the_order_of_the_queries():
     assert together == [(await judge.score([Query(i, ())]))[0] for i in range(3)]
 
 
-async def test_the_first_error_is_raised_as_it_is_and_ends_the_others():
+async def test_after_an_error_what_is_under_way_finishes_and_nothing_more_starts():
+    started: list[int] = []
     finished: list[int] = []
+    failed = asyncio.Event()
 
-    async def fail() -> None:
-        raise RequestError("no such model")
-
-    async def never() -> None:
-        await asyncio.Event().wait()
-        finished.append(1)
+    async def job(number: int) -> None:
+        started.append(number)
+        await asyncio.sleep(0)
+        if number == 1:
+            failed.set()
+            raise RequestError("no such model")
+        await failed.wait()
+        finished.append(number)
 
     with pytest.raises(RequestError, match="no such model"):
-        await gather([never(), fail(), never()])
-    assert not finished
+        await gather([partial(job, number) for number in range(10)], workers=3)
+    assert started == [0, 1, 2]
+    assert set(finished) == {0, 2}, "paid for, so not thrown away"
 
 
 async def test_a_failing_provider_raises_through_the_scorer():
