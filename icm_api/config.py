@@ -40,7 +40,7 @@ Pairs = Annotated[dict[str, str], BeforeValidator(_split_pairs)]
 class ProviderConfig(BaseModel):
     """Whom to ask, and how politely. Every field is a flag, a variable ICM_API_<FIELD> and a key of the TOML file."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     provider: str = "local"
     model: str | None = None
@@ -104,7 +104,7 @@ def load_config(kind: type[C], flags: Mapping[str, Any], environ: Mapping[str, s
     """
     layers = {
         f"file {file}": _read_toml(file) if file else {},
-        "environment variable": _from_environ(environ),
+        "environment variable": _from_environ(environ, str(flags.get("api_key_env"))),
         "flag": {name: value for name, value in flags.items() if value is not None},
     }
     foreign = set(RunConfig.model_fields) - set(kind.model_fields)
@@ -125,14 +125,17 @@ def _read_toml(path: Path) -> dict[str, Any]:
             return tomllib.load(file)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such configuration file") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from None
 
 
-def _from_environ(environ: Mapping[str, str]) -> dict[str, str]:
+def _from_environ(environ: Mapping[str, str], key_variable: str) -> dict[str, str]:
     """Only names of fields: a misspelt ICM_API_* variable is an error rather than a setting without effect."""
-    own = {name: text for name, text in environ.items() if name.startswith(ENV_PREFIX) and name not in _OWN_VARIABLES}
-    return {name.removeprefix(ENV_PREFIX).lower(): text for name, text in own.items()}
+    passed_over = {*_OWN_VARIABLES, key_variable, environ.get(f"{ENV_PREFIX}API_KEY_ENV")}
+    own = [name for name in environ if name.startswith(ENV_PREFIX) and name not in passed_over]
+    return {name.removeprefix(ENV_PREFIX).lower(): environ[name] for name in own}
 
 
 def _describe(problem: Any, origin: Mapping[str, str]) -> str:
@@ -145,4 +148,6 @@ def _describe(problem: Any, origin: Mapping[str, str]) -> str:
         "environment variable": f"environment variable {ENV_PREFIX}{name.upper()}",
     }.get(source, f"{source}, key {name}")
     message = "no such setting" if problem["type"] == "extra_forbidden" else problem["msg"]
+    if "key" in name and message == "no such setting":
+        message += " (the name of a variable that holds an API key is given by --api-key-env)"
     return f"{shown}: {message}"

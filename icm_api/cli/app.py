@@ -17,6 +17,7 @@ import click
 from icm_api.cli.options import (
     DATA_OPTIONS,
     DISPLAY_OPTIONS,
+    LIMIT_OPTIONS,
     OUTPUT_OPTIONS,
     PROVIDER_OPTIONS,
     SEARCH_OPTIONS,
@@ -56,7 +57,7 @@ def cli() -> None:
 
 @cli.command()
 @click.argument("data")
-@with_options(DATA_OPTIONS, PROVIDER_OPTIONS, SEARCH_OPTIONS, OUTPUT_OPTIONS, DISPLAY_OPTIONS)
+@with_options(DATA_OPTIONS, PROVIDER_OPTIONS, LIMIT_OPTIONS, SEARCH_OPTIONS, OUTPUT_OPTIONS, DISPLAY_OPTIONS)
 def run(config_file: Path | None, display: str | None, as_json: bool, **flags: Any) -> None:
     """Label DATA: a .jsonl, .csv or .parquet file, hf:NAME, or - for standard input."""
     from icm_api.config import RunConfig, load_config
@@ -95,7 +96,7 @@ def providers(as_json: bool) -> None:
     from icm_api.cli.display import show_table
     from icm_api.providers.registry import ENTRIES
 
-    hidden = {"open"}
+    hidden = {"open", "takes"}
     show_table(
         [{f.name: getattr(row, f.name) for f in fields(row) if f.name not in hidden} for row in ENTRIES], as_json
     )
@@ -112,7 +113,7 @@ def tasks(as_json: bool) -> None:
 
 
 @cli.command()
-@with_options(PROVIDER_OPTIONS, SEARCH_OPTIONS, OUTPUT_OPTIONS, DISPLAY_OPTIONS)
+@with_options(PROVIDER_OPTIONS, LIMIT_OPTIONS, SEARCH_OPTIONS, OUTPUT_OPTIONS, DISPLAY_OPTIONS)
 def demo(config_file: Path | None, display: str | None, as_json: bool, **flags: Any) -> None:
     """Label 20 sentences with a small model on this machine, and print them."""
     from icm_api.cli.demo import demo_settings, show_labels

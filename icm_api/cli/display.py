@@ -36,7 +36,7 @@ def open_display(kind: str | None, config: Any) -> Iterator[Display]:
     chosen = kind or ("rich" if sys.stderr.isatty() else "plain")
     watch = _Watch()
     if chosen == "none":
-        yield Silent()
+        yield Silent(watch)
         return
     try:
         if chosen == "plain":
@@ -50,11 +50,17 @@ def open_display(kind: str | None, config: Any) -> Iterator[Display]:
 
 
 class Silent:
+    """Only warnings."""
+
+    def __init__(self, watch: _Watch) -> None:
+        self._watch = watch
+
     def observe(self, progress: runner.Progress) -> None:
-        """Nothing."""
+        self._watch.last = progress
 
     def finish(self, result: runner.Result) -> None:
-        """Nothing."""
+        for warning in result.summary.warnings:
+            click.echo(f"warning: {warning}", err=True)
 
 
 class Plain:
@@ -96,7 +102,8 @@ class _Watch:
 
     def say_what_is_saved(self) -> None:
         if self.last is not None:
-            click.echo(f"stopped; the labels found so far are in {self.last.out}, and paid replies are kept", err=True)
+            kept = ", and paid replies are kept" if self.last.job.config.cache else ""
+            click.echo(f"stopped; the labels found so far are in {self.last.out}{kept}", err=True)
 
 
 def describe(summary: Summary) -> str:
@@ -105,7 +112,8 @@ def describe(summary: Summary) -> str:
         f"{summary.labelled} of {summary.examples} examples labelled ({summary.stop_reason}, {summary.wall_s:.1f} s): "
         + _shares(summary.label_shares),
         f"U = {summary.utility:.2f}; a label is predicted at {summary.predictability_nats:.3f} nats on average; "
-        f"{summary.violations} relations broken, {summary.forced} labels changed by one",
+        f"{summary.violations} relations broken, {summary.forced} labels changed by one"
+        + (f", {summary.broken_soft} relations with a price broken" if summary.broken_soft else ""),
         f"{summary.requests} requests, {summary.cache_hits} from the cache, {_known(summary.prompt_tokens)} prompt "
         f"tokens ({_known(summary.cached_tokens)} cached by the host)"
         + (f"; exact re-scoring asks at least {summary.requests_saved} more times" if summary.requests_saved else ""),

@@ -52,12 +52,15 @@ PROVIDER_OPTIONS = (
     click.option("--context-tokens", type=int, help="Longest prompt, where the host does not say."),
     click.option("--provider-option", "provider_options", type=Pair(), multiple=True, help="NAME=VALUE."),
     click.option("--timeout-s", type=float, help="Seconds before a request counts as lost."),
+    click.option("--cache-dir", type=_PATH, help="Default: the user's cache folder, or ICM_API_CACHE_DIR."),
+    click.option("--config", "config_file", type=_PATH, envvar="ICM_API_CONFIG", help="TOML file of settings."),
+)
+
+LIMIT_OPTIONS = (
     click.option("--concurrency", type=int, help="Most requests at once (default 8)."),
     click.option("--max-requests", type=int, help="Stop before passing this many paid requests."),
     click.option("--max-prompt-tokens", type=int, help="Stop before passing this many prompt tokens."),
     click.option("--cache/--no-cache", default=None, help="Keep replies, so that nothing is paid for twice."),
-    click.option("--cache-dir", type=_PATH, help="Default: the user's cache folder, or ICM_API_CACHE_DIR."),
-    click.option("--config", "config_file", type=_PATH, envvar="ICM_API_CONFIG", help="TOML file of settings."),
 )
 
 SEARCH_OPTIONS = (
@@ -66,7 +69,11 @@ SEARCH_OPTIONS = (
     click.option("--alpha", type=float, help="Weight of predictability against a broken rule (default 50)."),
     click.option("--seeds", type=int, help="Examples that start with a random label (default 8)."),
     click.option("--fidelity", type=click.Choice(["reuse", "paper"]), help="paper: score every term at each change."),
-    click.option("--objective", type=click.Choice(["mean", "paper-sum"]), help="Mean (default) or sum over examples."),
+    click.option(
+        "--objective",
+        type=click.Choice(["mean", "paper-sum"]),
+        help="Mean (default); a sum falls with each example and may stop short.",
+    ),
     click.option("--stop", type=click.Choice(["stable", "full"]), help="When labels rest (default) or all have one."),
     click.option("--max-steps", type=int, help="Default: 20 an example."),
     click.option("--order", type=click.Choice(["shared", "per-example"]), help="Of demonstrations (default shared)."),

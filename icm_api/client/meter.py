@@ -112,14 +112,17 @@ class Tally:
         self.reserve(request)
         self._retries += 1
 
+    def _said(self, count: int | None) -> int | None:
+        return count if self._requests else 0
+
     def snapshot(self, cache_hits: int) -> Snapshot:
         return Snapshot(
             requests=self._requests,
             retries=self._retries,
             cache_hits=cache_hits,
-            prompt_tokens=self._prompt_tokens,
-            cached_tokens=self._cached_tokens,
-            output_tokens=self._output_tokens,
+            prompt_tokens=self._said(self._prompt_tokens),
+            cached_tokens=self._said(self._cached_tokens),
+            output_tokens=self._said(self._output_tokens),
             unknown_usage=self._unknown_usage,
         )
 

@@ -207,10 +207,14 @@ class _Loader:
         return f"{self.source}:{row.line}: no column {column!r}{others}; columns: {', '.join(row.values)}{hint}"
 
     def _refuse_leak(self) -> None:
-        rows = mirrored_rows([example.key for example in self.examples], self.gold)
-        if rows:
-            raise DataError(
-                f"{self.source}: key column {self.columns.key!r} copies gold column {self.columns.gold!r}: one key "
-                f"value per label in all {rows} labelled rows. Relations from it would leak the answers, so it is "
-                "refused; take keys from the inputs"
-            )
+        taken = {
+            f"key column {self.columns.key!r}": [example.key for example in self.examples],
+            f"group column {self.columns.group!r}": [example.group for example in self.examples],
+        }
+        for column, values in taken.items():
+            if rows := mirrored_rows(values, self.gold):
+                raise DataError(
+                    f"{self.source}: {column} copies gold column {self.columns.gold!r}: one value per label in all "
+                    f"{rows} labelled rows. What is derived from it would leak the answers, so it is refused; take it "
+                    "from the inputs"
+                )

@@ -12,8 +12,8 @@ def label_index(value: object, labels: Sequence[str]) -> int | None:
     """The label that a gold value names, or None where it names none.
 
     A label's exact name (numbers as Python writes them); else a boolean, or the words "true" and "false" in any case:
-    the label of that name in any case, or, where no label has either name, the first of two labels for false and the
-    last for true.
+    the label of that name in any case, or, where no label has either name, the first label for false and the last
+    for true.
     """
     if not isinstance(value, bool | str | int | float):
         return None
@@ -27,13 +27,11 @@ def _boolean_index(word: str, labels: Sequence[str]) -> int | None:
     folded = [label.casefold() for label in labels]
     if "true" in folded or "false" in folded:  # by name whatever their order: by place would turn gold upside down
         return folded.index(word) if word in folded else None
-    if len(labels) != 2:
-        return None
-    return 1 if word == "true" else 0
+    return len(labels) - 1 if word == "true" else 0
 
 
 def mirrored_rows(keys: Sequence[str | None], gold: Sequence[int | None]) -> int:
-    """How many rows show that the keys are gold in other words; 0 when they are not.
+    """How many rows show that the keys (or groups) are gold in other words; 0 when they are not.
 
     They are when, over at least 10 rows that have both, each key value goes with one label and each label with one key
     value, and there are two or more: one of the ways in which the paper's code gave away its answers.

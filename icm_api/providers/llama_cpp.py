@@ -7,6 +7,7 @@ Source: https://github.com/ggml-org/llama.cpp/blob/master/tools/server/README.md
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
@@ -270,7 +271,16 @@ class _Tokeniser:
             raise ValueError("an empty continuation has no probability")
         split = self._by_chunks if self.by_chunks else self._by_difference
         prompt, continuations = await split(chunks, wanted)
+        self._check_apart(continuations)
         return self.bos + prompt, continuations
+
+    def _check_apart(self, continuations: Mapping[str, Ids]) -> None:
+        for (short, few), (long, many) in itertools.permutations(continuations.items(), 2):
+            if many[: len(few)] == few:
+                raise self._wire.host.incapable(
+                    f"in this model's tokens {long!r} begins with all of {short!r}, so the shorter label's probability "
+                    "holds the longer one's: use labels that begin differently"
+                )
 
     async def _by_chunks(self, chunks: Sequence[str], wanted: Sequence[str]) -> tuple[Ids, dict[str, Ids]]:
         prompt = [token_id for chunk in chunks for token_id in await self.ids(chunk)]

@@ -6,7 +6,7 @@ import difflib
 import importlib
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from importlib.metadata import entry_points
 from typing import Literal, TypeAlias
 
@@ -51,10 +51,28 @@ class ProviderEntry:
     """Day the facts were last checked, ISO 8601."""
     open: Opener | None
     """None: not opened here."""
+    takes: tuple[str, ...]
+    """Settings that have a meaning for it; giving another is an error, never ignored."""
     key_env: str | None = None
     """Default environment variable of the key, used for the default host only."""
     base_url: str | None = None
     """Default host."""
+
+
+def check_settings(name: str, settings: ProviderSettings) -> None:
+    """Raise ConfigError for a setting that the built-in provider `name` would not use."""
+    entry = _BY_NAME.get(name)
+    if entry is None:
+        return
+    given = [f.name for f in fields(ProviderSettings) if getattr(settings, f.name) != f.default and f.name != "options"]
+    given += ["options"] if settings.options else []
+    strange = [name for name in given if name not in entry.takes]
+    if strange:
+        flags = {"options": "provider_option"}
+        names = " and ".join(f"--{flags.get(each, each).replace('_', '-')}" for each in strange)
+        others = [each.name for each in ENTRIES if set(given) <= set(each.takes)]
+        hint = f"; {' and '.join(others)} would (choose with --provider)" if others else ""
+        raise ConfigError(f"provider {name!r} does not take {names}{hint}")
 
 
 async def open_provider(name: str, settings: ProviderSettings, environ: Mapping[str, str]) -> Provider:
@@ -65,6 +83,7 @@ async def open_provider(name: str, settings: ProviderSettings, environ: Mapping[
     """
     entry = _BY_NAME.get(name)
     opener = _opener(name, entry)
+    check_settings(name, settings)
     if entry is not None:
         settings = _with_defaults(entry, settings)
     opened = opener(settings, _api_key(entry, settings, environ))
@@ -87,7 +106,7 @@ def _third_party(path: str) -> Opener:
     module_name, _, attribute = path.partition(":")
     try:
         opener = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, ValueError, AttributeError) as error:
+    except (ImportError, ValueError, AttributeError, SyntaxError) as error:
         raise ConfigError(f"provider {path!r} cannot be imported: {error}") from error
     if not callable(opener):
         raise ConfigError(f"provider {path!r} is no class or function of (settings, api_key)")
@@ -133,18 +152,12 @@ def _given(**settings: object) -> dict[str, object]:
     return {name: value for name, value in settings.items() if value is not None}
 
 
-def _refuse_options(name: str, options: Mapping[str, str]) -> None:
-    if options:
-        raise ConfigError(f"provider {name!r} has no option {min(options)!r}; it has none")
-
-
 # --- openers ----------------------------------------------------------------------------------------------
 
 
 def _open_openai_compatible(settings: ProviderSettings, api_key: str | None) -> Provider:
     from icm_api.providers.openai_compat import OpenAICompatible
 
-    _refuse_options("openai-compatible", settings.options)
     return OpenAICompatible(
         base_url=settings.base_url or "",
         model=settings.model or "",
@@ -159,7 +172,6 @@ def _open_openai_compatible(settings: ProviderSettings, api_key: str | None) -> 
 async def _open_llama_cpp(settings: ProviderSettings, api_key: str | None) -> Provider:
     from icm_api.providers.llama_cpp import LlamaCpp
 
-    _refuse_options("llama-cpp", settings.options)
     return await LlamaCpp.connect(
         base_url=settings.base_url or "",
         model=settings.model,
@@ -184,6 +196,7 @@ ENTRIES: tuple[ProviderEntry, ...] = (
         logprobs="exact for every label, of any number of tokens",
         checked="2026-11-21",
         open=None,
+        takes=("model", "context_tokens"),
     ),
     ProviderEntry(
         name="llama-cpp",
@@ -192,6 +205,7 @@ ENTRIES: tuple[ProviderEntry, ...] = (
         logprobs="exact for every label, of any number of tokens",
         checked="2026-11-21",
         open=_open_llama_cpp,
+        takes=("model", "base_url", "api_key_env", "top_k", "timeout_s", "context_tokens"),
         base_url="http://127.0.0.1:8080",
     ),
     ProviderEntry(
@@ -201,6 +215,7 @@ ENTRIES: tuple[ProviderEntry, ...] = (
         logprobs="top_k likeliest tokens; a label outside them gets a bound (no key is needed on this machine)",
         checked="2026-11-21",
         open=_open_openai_compatible,
+        takes=("model", "base_url", "api_key_env", "route", "top_k", "timeout_s", "context_tokens"),
         key_env="OPENAI_API_KEY",
         base_url="https://api.openai.com/v1",
     ),
@@ -211,6 +226,7 @@ ENTRIES: tuple[ProviderEntry, ...] = (
         logprobs="top_k, computed",
         checked="2026-11-21",
         open=_open_synthetic,
+        takes=("options", "context_tokens"),
     ),
 )
 """One row a built-in provider, for `icm-api providers`."""

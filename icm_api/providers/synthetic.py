@@ -91,6 +91,9 @@ class Synthetic:
                 values[name] = kinds[name](text)
             except ValueError:
                 raise ConfigError(f"synthetic option {name} = {text!r} is not a number") from None
+        strange = [name for name, value in values.items() if not math.isfinite(value) or not _sensible(name, value)]
+        if strange:
+            raise ConfigError(f"synthetic option {strange[0]} = {options[strange[0]]!r} is out of range")
         return cls(SyntheticOptions(**values))  # type: ignore[arg-type]
 
     @property
@@ -174,6 +177,12 @@ class Synthetic:
         fillers = [(f" other{k}", rest / 2 ** (k + 1)) for k in range(self.options.top_k)]
         ranked = sorted([*zip(wanted, probabilities.tolist(), strict=True), *fillers], key=lambda pair: -pair[1])
         return [Candidate(text, math.log(p)) for text, p in ranked[: self.options.top_k] if p > 0]
+
+
+def _sensible(name: str, value: float) -> bool:
+    if name in ("mass", "failures", "rate_limited"):
+        return 0 <= value <= 1
+    return name == "bias" or value >= (2 if name == "top_k" else 0)
 
 
 def _digest(seed: int, purpose: str, text: str) -> bytes:

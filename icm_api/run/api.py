@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections.abc import Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,7 @@ def label(data: Data, *, task: str, observe: Observer = lambda _: None, **settin
         asyncio.get_running_loop()
     except RuntimeError:
         return asyncio.run(job)
-    with ThreadPoolExecutor(max_workers=1) as own_loop:
-        return own_loop.submit(asyncio.run, job).result()
+    return _in_a_thread(job)
 
 
 async def alabel(data: Data, *, task: str, observe: Observer = lambda _: None, **settings: Any) -> Result:
@@ -43,3 +42,28 @@ async def alabel(data: Data, *, task: str, observe: Observer = lambda _: None, *
         result.error.add_note(f"the labels found so far are in {result.summary.out}")
         raise result.error
     return result
+
+
+def _in_a_thread(job: Coroutine[Any, Any, Result]) -> Result:
+    """Run in a loop of its own. An interrupt (a notebook's stop button) cancels the run, which saves what it has."""
+    loop, ended = asyncio.new_event_loop(), threading.Event()
+
+    async def until_ended() -> Result:
+        try:
+            return await job
+        finally:
+            ended.set()
+
+    thread = threading.Thread(target=loop.run_forever, name="icm-api")
+    thread.start()
+    future = asyncio.run_coroutine_threadsafe(until_ended(), loop)
+    try:
+        return future.result()
+    except BaseException:
+        future.cancel()
+        ended.wait()
+        raise
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 
@@ -17,15 +18,17 @@ from icm_api.errors import DataError, TransientError
 from icm_api.local.models import default_cache_dir
 from icm_api.local.session import open_local
 from icm_api.providers.base import Provider
-from icm_api.providers.registry import ProviderSettings, open_provider
+from icm_api.providers.registry import ProviderSettings, check_settings, open_provider
 from icm_api.run.job import Job, refuse_control_tokens
 from icm_api.run.scorer import PromptScorer
 from icm_api.types import TokenCountRequest
 
 Say = Callable[[str], None]
 
-CHARACTERS_PER_TOKEN = 2.5
-"""A cautious guess for hosts that do not count tokens; English prose has about 4."""
+BYTES_PER_TOKEN = 2.5
+"""A cautious guess for hosts that do not count tokens (UTF-8; English prose has about 4, Chinese about 3)."""
+TURN_TOKENS = 16
+"""What a chat route may add around a demonstration."""
 TOKEN_COUNT_BATCH = 256
 OPENING_WAIT_S = 0.5
 """First of three waits, each twice the last, for a server that does not answer yet."""
@@ -56,12 +59,6 @@ async def open_adapter(
     config: ProviderConfig, environ: Mapping[str, str], say: Say | None = None
 ) -> AsyncIterator[Provider]:
     """The bare provider that the configuration names; `local` brings its own server (`say`: while it is fetched)."""
-    if config.provider == "local":
-        folder = config.cache_dir or default_cache_dir(environ)
-        tokens = config.context_tokens
-        async with open_local(config.model, cache_dir=folder, context_tokens=tokens, progress=say) as provider:
-            yield provider
-        return
     settings = ProviderSettings(
         model=config.model,
         base_url=config.base_url,
@@ -72,6 +69,13 @@ async def open_adapter(
         context_tokens=config.context_tokens,
         options=config.provider_options,
     )
+    check_settings(config.provider, settings)
+    if config.provider == "local":
+        folder = config.cache_dir or default_cache_dir(environ)
+        tokens = config.context_tokens
+        async with open_local(config.model, cache_dir=folder, context_tokens=tokens, progress=say) as provider:
+            yield provider
+        return
     provider = await _open_patiently(config.provider, settings, environ)
     try:
         yield provider
@@ -90,14 +94,19 @@ async def _open_patiently(name: str, settings: ProviderSettings, environ: Mappin
     return await waiting(open_provider, name, settings, environ)
 
 
-async def build_search(job: Job, provider: Provider) -> tuple[PromptScorer, ContextBuilder]:
+async def build_search(job: Job, provider: Provider, say: Say | None = None) -> tuple[PromptScorer, ContextBuilder]:
     """Scorer and context for a job on a provider. Raises DataError when an example alone is too long for it."""
     if not provider.capabilities.plain_text_tokens:
         refuse_control_tokens(job)
     sizes = await _sizes(job, provider)
-    room = _room(job, provider, sizes)
+    room = _room(job, provider, sizes, say)
     scorer = PromptScorer(
-        provider, job.task.labels, job.texts, preamble=job.task.preamble, min_mass=job.config.min_mass
+        provider,
+        job.task.labels,
+        job.texts,
+        preamble=job.task.preamble,
+        min_mass=job.config.min_mass,
+        concurrency=job.config.concurrency,
     )
     policy = ContextPolicy(
         order=job.config.order,
@@ -124,7 +133,8 @@ async def _sizes(job: Job, provider: Provider) -> list[int]:
     longest = max((label.text for label in job.task.labels), key=len)
     blocks = [f"\n\n{text}{longest}" for text in job.texts]
     if not provider.capabilities.counts_tokens:
-        return [round(len(block) / CHARACTERS_PER_TOKEN) + 1 for block in blocks]
+        turn = TURN_TOKENS if job.config.route == "chat" else 1
+        return [math.ceil(len(block.encode()) / BYTES_PER_TOKEN) + turn for block in blocks]
     counts: list[int] = []
     for start in range(0, len(blocks), TOKEN_COUNT_BATCH):
         reply = await provider.send(TokenCountRequest(tuple(blocks[start : start + TOKEN_COUNT_BATCH])))
@@ -132,10 +142,14 @@ async def _sizes(job: Job, provider: Provider) -> list[int]:
     return counts
 
 
-def _room(job: Job, provider: Provider, sizes: list[int]) -> int | None:
+def _room(job: Job, provider: Provider, sizes: list[int], say: Say | None) -> int | None:
     """Tokens for demonstrations and query: the context less the preamble and a few for its start and the answer."""
     context = job.config.context_tokens or provider.capabilities.context_tokens
     if context is None:
+        if say:
+            say(
+                "the host does not say how long a prompt may be: nothing limits it but --context-tokens, if you give it"
+            )
         return None
     room = context - len(job.task.preamble.encode()) - 8
     too_long = [

@@ -18,7 +18,10 @@ from icm_api.tasks.rules import GroupKey
 from icm_api.tasks.toml_task import load_task
 from icm_api.types import Example, Relation
 
-CONTROL_TOKEN = re.compile(r"<\|[^|<>]{1,40}\|>|</?s>|<(?:bos|eos|pad|unk)>|<(?:start|end)_of_turn>|\[/?INST\]")
+CONTROL_TOKEN = re.compile(
+    r"<[|｜][^|｜<>]{1,40}[|｜]>|</?s>|<(?:bos|eos|pad|unk)>|<(?:start|end)_of_turn>|</?think>|</?tool_(?:call|response)>"
+    r"|\[/?INST\]|<</?SYS>>|\[(?:CLS|SEP|BOS|EOS|PAD|MASK|gMASK)\]"
+)
 """Texts that servers take for control tokens when they tokenise a prompt themselves."""
 
 
@@ -76,8 +79,12 @@ def refuse_control_tokens(job: Job) -> None:
 
 
 def _columns(config: RunConfig, task: Task) -> Columns:
+    if config.data == "-" and str(config.relations) == "-":
+        raise ConfigError("--relations: standard input holds the data already; name a file")
     if config.key_column is not None and not any(isinstance(rule, GroupKey) for rule in task.rules):
         raise ConfigError(f"--key-column: task {task.name} has no rule for keys; give --relations instead")
+    if config.key_column is not None and config.group_column is None and task.group_from is None:
+        raise ConfigError("--key-column: keys are compared within groups; name the --group-column")
     fields = dict(task.columns) | config.columns
     unknown = [name for name in config.columns if name not in task.fields]
     if unknown:
@@ -103,6 +110,8 @@ def _relations(
 ) -> tuple[tuple[Relation, ...], tuple[str, ...]]:
     relations = task.relations(examples)
     notices: list[str] = []
+    if task.rules and not relations and config.relations is None:
+        notices.append(f"no rule of task {task.name} applies to these rows: nothing keeps the labels from collapsing")
     if config.relations is not None:
         ids = {example.id: i for i, example in enumerate(examples)}
         loaded = load_relations(

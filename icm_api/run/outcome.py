@@ -211,5 +211,6 @@ def _collapse_warning(labelling: Labelling, names: Sequence[str]) -> list[str]:
     top = max(range(len(names)), key=lambda k: shares[k])
     return [
         f"collapsed: {shares[top]:.0%} of the examples are {names[top]!r}. One label for all predicts itself almost "
-        "perfectly, so a high utility is no evidence for it; give relations, or look at the examples"
+        "perfectly, so a high utility is no evidence for it; only rules that need both labels (exactly_one, "
+        "asymmetric) exclude it"
     ]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
@@ -20,7 +21,7 @@ from icm_api.core.anneal import SearchState, Step, anneal
 from icm_api.core.context import ContextBuilder
 from icm_api.data.readers import Rows
 from icm_api.data.writers import write_json, write_jsonl
-from icm_api.errors import BudgetError, IcmError
+from icm_api.errors import BudgetError, ConfigError, IcmError
 from icm_api.run.compose import anneal_settings, build_search, open_client
 from icm_api.run.job import Job, prepare
 from icm_api.run.outcome import LabelRow, Summary, final_labelling, label_rows, summarise
@@ -78,16 +79,13 @@ async def run(
     Raises an IcmError only when nothing was labelled; later ones (a budget, a host that gave up) end the search and
     stand in the result. Cancelling writes what was found, then raises CancelledError.
     """
+    folder = RunFolder.plan(config)
     job = prepare(config, rows)
     async with open_client(config, environ, say) as client:
-        scorer, context = await build_search(job, client.provider)
-        folder = RunFolder.create(config, asdict_identity(client))
+        scorer, context = await build_search(job, client.provider, say)
+        folder.create(config, client.provider.identity)
         search = _Run(job, client, scorer, context, folder)
         return await search.finish(observe)
-
-
-def asdict_identity(client: Client) -> dict[str, Any]:
-    return {"name": client.provider.name, "model": client.provider.model, **client.provider.identity}
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,16 +97,41 @@ class RunFolder:
     out: Path
 
     @classmethod
-    def create(cls, config: RunConfig, provider: Mapping[str, Any]) -> RunFolder:
+    def plan(cls, config: RunConfig) -> RunFolder:
+        """Where a run will write. Raises ConfigError when it cannot, before anything is spent; makes nothing yet."""
         run_id = f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
         path = config.run_dir or Path("runs") / run_id
-        path.mkdir(parents=True, exist_ok=True, mode=0o700)
-        (path / "steps.jsonl").unlink(missing_ok=True)
-        write_json(path / "config.json", {"config": config.model_dump(mode="json"), "provider": dict(provider)})
-        return cls(path, run_id, config.out or path / "labels.jsonl")
+        own = [path / name for name in ("config.json", "steps.jsonl", "summary.json")]
+        out = path / "labels.jsonl" if config.out is None else config.out
+        _check_out(out, config, own)
+        return cls(path, run_id, out)
+
+    def create(self, config: RunConfig, provider: Mapping[str, Any]) -> None:
+        _make_folder(self.path)
+        (self.path / "steps.jsonl").unlink(missing_ok=True)
+        write_json(self.path / "config.json", {"config": config.model_dump(mode="json"), "provider": dict(provider)})
 
     def open_journal(self) -> TextIO:
         return (self.path / "steps.jsonl").open("a", encoding="utf-8")
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise ConfigError(f"--run-dir: {path} cannot be made: {error.strerror}") from None
+
+
+def _check_out(out: Path, config: RunConfig, run_files: Sequence[Path]) -> None:
+    """Labels that cannot be written must not be paid for first, and must not replace what the user needs."""
+    folder = next(parent for parent in out.absolute().parents if parent.exists())
+    if not out.name or not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise ConfigError(f"--out: no file can be written at {str(out)!r}")
+    if os.path.lexists(out) and (out.is_symlink() or not out.is_file()):
+        raise ConfigError(f"--out: {out} exists and is no ordinary file; name a file")
+    inputs = [Path(name) for name in (config.data, config.relations, config.task, config.model) if name is not None]
+    if any(out.absolute() == other.absolute() for other in (*inputs, *run_files)):
+        raise ConfigError(f"--out: {out} is a file that this run reads or keeps; name another")
 
 
 @dataclass(slots=True)
@@ -127,6 +150,7 @@ class _Run:
         stop, error = "", None
         try:
             stop = await self._search(observe)
+            error = _shortfall(self, stop)
         except IcmError as caught:
             if self.last is None:
                 raise
@@ -200,6 +224,15 @@ class _Run:
 
     def _elapsed(self) -> float:
         return time.monotonic() - self.started
+
+
+def _shortfall(search: _Run, stop: str) -> IcmError | None:
+    """Running out of steps is reaching a limit when it leaves examples without a label."""
+    assert search.last is not None
+    n, labelled = len(search.job.examples), search.last.state.n_labelled
+    if stop == "max_steps" and labelled < n:
+        return BudgetError("max_steps", search.last.step, search.last.step)
+    return None
 
 
 def _stop_reason(error: IcmError) -> str:

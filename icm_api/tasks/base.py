@@ -13,6 +13,7 @@ from icm_api.tasks.template import Template
 from icm_api.types import Example, Label, Relation
 
 _LEADING_BLANK_LINES = re.compile(r"\A\s*\n")
+_BLANK_LINES = re.compile(r"\s*\n\s*\n")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +87,13 @@ class Task:
         return positive_index(self.label_names, self.positive_label)
 
     def text(self, example: Example) -> str:
-        """The example as a prompt shows it, up to where its label starts: no blank lines around it, no space after."""
-        return _LEADING_BLANK_LINES.sub("", self.template.render(example.fields)).rstrip()
+        """The example as a prompt shows it, up to where its label starts.
+
+        No blank lines around it, no space after. Blank lines inside a field become line breaks: a blank line ends an
+        example, so a text that has one could pass for a demonstration with a label of its own.
+        """
+        fields = {name: _BLANK_LINES.sub("\n", value) for name, value in example.fields.items()}
+        return _LEADING_BLANK_LINES.sub("", self.template.render(fields)).rstrip()
 
     def prepare(self, examples: Sequence[Example]) -> tuple[Example, ...]:
         """The examples with group and key derived from their fields, each where no example of the data has one."""

@@ -125,6 +125,70 @@ def test_a_key_where_the_task_has_no_rule_for_it(icm, reviews):
     refused(icm("run", reviews, *CLASSIFY, "--key-column", "gold"), "--key-column: task classify has no rule for keys")
 
 
+def test_a_group_column_that_copies_gold(icm, write):
+    rows = [
+        {"id": str(i), "text": f"text {i}", "gold": bool(i % 2), "g": "odd" if i % 2 else "even"} for i in range(12)
+    ]
+    arguments = ("--gold-column", "gold", "--group-column", "g")
+    refused(icm("run", write("d.jsonl", rows), *CLASSIFY, *arguments), "group column 'g' copies gold column")
+
+
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [
+        ("reviews.jsonl", "is a file that this run reads or keeps"),
+        ("run/summary.json", "is a file that this run reads or keeps"),
+        ("folder", "is no ordinary file"),
+        ("link", "is no ordinary file"),
+        ("reviews.jsonl/labels.jsonl", "no file can be written"),
+        ("", "no file can be written"),
+    ],
+)
+def test_an_out_that_would_destroy_something_or_cannot_be_written(icm, reviews, tmp_path, out, message):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to(reviews)
+    before = Path(reviews).read_bytes()
+    refused(icm("run", reviews, *CLASSIFY, "--out", out), message)
+    assert Path(reviews).read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--provider", "synthetic", "--base-url", "http://h/v1"), "does not take --base-url"),
+        (
+            ("--base-url", "http://h/v1", "--model", "m"),
+            "provider 'local' does not take --base-url; llama-cpp and openai",
+        ),
+        (("--provider", "llama-cpp", "--route", "chat"), "does not take --route"),
+        (("--provider", "openai-compatible", "--provider-option", "noise=1"), "does not take --provider-option"),
+    ],
+)
+def test_a_setting_that_the_provider_would_not_use(icm, reviews, arguments, message):
+    refused(icm("run", reviews, *CLASSIFY[:4], "--run-dir", "run", *arguments), message)
+
+
+@pytest.mark.parametrize("value", ["inf", "nan", "-1", "much"])
+def test_a_number_out_of_range(icm, reviews, value):
+    assert icm("run", reviews, *CLASSIFY, "--alpha", value).code == 2
+
+
+def test_standard_input_cannot_be_read_twice(icm):
+    refused(icm("run", "-", *CLASSIFY, "--relations", "-"), "standard input holds the data already")
+
+
+def test_a_key_without_a_group(icm, reviews):
+    arguments = ("--task", "claims", "--column", "claim=text", "--key-column", "gold", *SYNTHETIC)
+    refused(icm("run", reviews, *arguments), "name the --group-column")
+
+
+def test_a_key_in_a_variable_that_looks_like_a_setting(icm, reviews, monkeypatch):
+    monkeypatch.setenv("ICM_API_KEY", "sk-secret-000111222")
+    done = icm("run", reviews, *CLASSIFY)
+    refused(done, "ICM_API_KEY: no such setting", "--api-key-env")
+    assert "sk-secret" not in done.err
+
+
 def test_an_example_longer_than_the_context(icm, write, monkeypatch, server):
     data = write("long.jsonl", [{"id": "a", "text": "short"}, {"id": "b", "text": "long " * 400}])
     done = icm("run", data, *CLASSIFY, "--provider-option", "max_context=256")

@@ -22,6 +22,10 @@ def test_gold_is_a_label_name_or_a_boolean(value, labels, index):
     assert label_index(value, labels) == index
 
 
+def test_a_boolean_is_the_first_or_the_last_of_any_number_of_labels():
+    assert [label_index(value, ("bad", "fair", "good")) for value in (False, True)] == [0, 2]
+
+
 @pytest.mark.parametrize("value", [False, "False", "false"])
 def test_false_means_the_label_called_false_even_when_it_comes_last(value):
     assert label_index(value, ("True", "False")) == 1
@@ -32,7 +36,6 @@ def test_false_means_the_label_called_false_even_when_it_comes_last(value):
     [
         ("Spam", ("ham", "spam")),
         (1, ("ham", "spam")),
-        (True, ("bad", "fair", "good")),
         (False, ("true", "unsure")),
         (["spam"], ("ham", "spam")),
         (" spam", ("ham", "spam")),

@@ -66,7 +66,7 @@ async def test_cancelling_writes_what_was_found(settings):
 
     slow = settings | {"provider_options": {"latency_s": "0.001"}}
     job = asyncio.create_task(icm_api.alabel(ROWS, observe=observe, **slow))
-    await started.wait()
+    await asyncio.wait_for(started.wait(), timeout=30)
     job.cancel()
     with pytest.raises(asyncio.CancelledError):
         await job

@@ -23,9 +23,9 @@ def test_a_text_ends_where_its_label_starts():
     assert Task(**PARTS).text(example) == "Q:  why?\n\nA: because"
 
 
-def test_a_text_has_no_blank_lines_around_it_and_keeps_its_indentation():
+def test_a_text_has_no_blank_lines_that_could_end_its_example_and_keeps_its_indentation():
     task = Task(**PARTS | {"template": Template("{q}")})
-    assert task.text(Example("1", {"q": "\n \n  first\n\n  second \n\n"})) == "  first\n\n  second"
+    assert task.text(Example("1", {"q": "\n \n  first\n\n  second \n\n"})) == "  first\n  second"
 
 
 @given(st.text())

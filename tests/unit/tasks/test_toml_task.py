@@ -54,14 +54,14 @@ def test_classify_takes_its_labels_from_the_user():
 
 
 def test_classify_without_labels_says_what_to_do():
-    with pytest.raises(ConfigError, match=r"classify\.toml: the task has no labels of its own; name at least two"):
+    with pytest.raises(ConfigError, match=r"task classify: the task has no labels of its own; name at least two"):
         load_task("classify")
     with pytest.raises(ConfigError, match="at least two labels, not 1"):
         load_task("classify", labels=["spam"])
 
 
 def test_a_task_with_labels_takes_no_others():
-    with pytest.raises(ConfigError, match=r"claims\.toml: the task has its own labels \(False, True\)"):
+    with pytest.raises(ConfigError, match=r"task claims: the task has its own labels \(False, True\)"):
         load_task("claims", labels=["no", "yes"])
 
 
