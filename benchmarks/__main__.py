@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks import client_overhead, consistency
+from benchmarks import client_overhead, consistency, search_requests
 
 if __name__ == "__main__":
     print("## Consistency solver\n")
@@ -10,3 +10,5 @@ if __name__ == "__main__":
     print("\n## Client\n")
     client_overhead.measure_overhead()
     client_overhead.measure_local()
+    print("## Search\n")
+    search_requests.main()
