@@ -87,7 +87,7 @@ class RunConfig(ProviderConfig):
     max_steps: int | None = Field(None, ge=1)
     order: Literal["shared", "per-example"] = "shared"
     keep_siblings: bool = False
-    max_demonstrations: int | None = Field(None, ge=1)
+    max_demonstrations: int = Field(256, ge=1)
 
     # where results go
     run_dir: Path | None = None

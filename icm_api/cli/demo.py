@@ -36,7 +36,7 @@ def demo_settings() -> Iterator[dict[str, Any]]:
 
 
 def show_labels(result: Result) -> None:
-    """A line for each sentence, on standard output."""
+    """A line for each sentence, on standard output; the last column says what to look at twice."""
     table = Table("text", "label", "confidence", "", box=None, header_style="bold", padding=(0, 2, 0, 0))
     for i, row in enumerate(result.rows):
         text = result.job.examples[i].fields["text"]
@@ -50,7 +50,7 @@ def _percent(row: LabelRow) -> str:
 
 def _verdict(dataset: Dataset, i: int, row: LabelRow, result: Result) -> str:
     gold = dataset.gold[i] if dataset.gold is not None else None
-    if gold is None or row.label is None:
-        return ""
-    right = result.job.label_names[gold]
-    return "" if row.label == right else f"gold: {right}"
+    decided = "decided by the rule" if row.forced_by else ""
+    if gold is None or row.label is None or row.label == result.job.label_names[gold]:
+        return decided
+    return f"{decided} gold: {result.job.label_names[gold]}".strip()

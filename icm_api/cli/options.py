@@ -78,7 +78,7 @@ SEARCH_OPTIONS = (
     click.option("--max-steps", type=int, help="Default: 20 an example."),
     click.option("--order", type=click.Choice(["shared", "per-example"]), help="Of demonstrations (default shared)."),
     click.option("--keep-siblings", is_flag=True, default=None, help="Show an example the labels of its siblings."),
-    click.option("--max-demonstrations", type=int, help="Default: as many as fit the context."),
+    click.option("--max-demonstrations", type=int, help="Default: 256 (the paper's pool), or as many as fit."),
     click.option("--min-mass", type=float, help="Least probability the labels must hold together (default 1e-4)."),
 )
 

@@ -29,6 +29,9 @@ from icm_api.core.problem import Problem
 from icm_api.core.relations import broken
 from icm_api.types import LabelScore, Relation
 
+CORE_FIRST = 1e-6
+"""Weight of an example that is never shown to others, against one that is."""
+
 Fidelity = Literal["reuse", "paper"]
 StopReason = Literal["stable", "full", "max_steps"]
 Outcome = Literal["seeds", "unchanged", "accepted", "rejected"]
@@ -140,6 +143,8 @@ class _Search:
         self.context = context
         self.settings = settings
         self.kins = set(problem.siblings)
+        self.in_core = np.zeros(problem.n_examples, dtype=bool)
+        self.in_core[list(context.core)] = True
         self.breakable = tuple(
             relation for relation in problem.relations if settings.fidelity == "paper" or relation.price is not None
         )
@@ -186,7 +191,8 @@ class _Search:
         if changed:
             outcome = "accepted" if _accepts(after.value - before.value, heat, rng) else "rejected"
         kept, value = (proposed, after) if outcome == "accepted" else (old, before)
-        settled = _settled(state.settled, kept, example, changed if outcome == "accepted" else ())
+        heard = [c for c in changed if self.context.reaches(c, kept.labels)] if outcome == "accepted" else []
+        settled = _settled(state.settled, kept, example, heard)
         best = self._better(state.best, kept, value)
         asked, paper_asks = proposed.asked, 1 + (n_labelled if changed else 0)
         new = self._state(number, kept, settled, rng, best)
@@ -195,12 +201,14 @@ class _Search:
     # --- the parts of a step ------------------------------------------------------------------------------
 
     def _sample(self, state: SearchState, rng: np.random.Generator) -> int:
-        """Line 4. A settled example would give the answer it gave, so `reuse` does not visit it again."""
+        """Line 4. A settled example would give the answer it gave, so `reuse` does not visit it again; and examples
+        that are never shown come last, when what they are asked with no longer changes."""
         unlabelled = np.array([label is None for label in state.labels])
         begun = {kin: any(state.labels[member] is not None for member in kin) for kin in self.kins}
         awaited = np.array([begun[kin] for kin in self.problem.siblings])
         weights = np.where(unlabelled & awaited, self.settings.sibling_weight, 1.0)
         if self.settings.fidelity == "reuse":
+            weights = np.where(self.in_core, weights, CORE_FIRST * weights)
             weights[list(state.settled)] = 0.0
         return int(rng.choice(self.problem.n_examples, p=weights / weights.sum()))
 
@@ -348,7 +356,7 @@ def _one_of_options(relation: Relation, members: Sequence[int]) -> list[dict[int
 
 
 def _settled(before: frozenset[int], kept: _Draft, example: int, changed: Sequence[int]) -> frozenset[int]:
-    """A change unsettles all whose context it alters: everyone but the visited example, if it alone changed."""
+    """A change that others hear of unsettles all of them; the visited example rests if nothing else changed."""
     if changed:
         return frozenset(changed) if tuple(changed) == (example,) else frozenset()
     return before | {example} if kept.labels[example] is not None else before

@@ -40,7 +40,7 @@ class ContextPolicy:
     leave_out_siblings: an example's siblings (same group, or tied to it by a relation) would nearly give its label
         away, so they are left out.
     max_demonstrations: at most so many; None: as many as fit. With the `shared` order a cap shows the same examples to
-        all queries; the rest are labelled but never shown.
+        all queries (see `ContextBuilder.core`); the rest are labelled but never shown.
     max_tokens: room for demonstrations and query; None: unknown, no limit.
     """
 
@@ -62,6 +62,8 @@ class ContextBuilder:
         self._policy = policy
         self._seed = seed
         self._shared = np.random.default_rng([seed]).permutation(len(siblings))
+        self._place = np.argsort(self._shared)
+        self._shown = self._most_shown()
         self.capped = 0
         """How many queries could not carry every labelled example."""
         self.bare = 0
@@ -71,12 +73,13 @@ class ContextBuilder:
         """The query for `example`; `labels` has one entry per example, None where there is no label yet."""
         chosen: list[tuple[int, int]] = []
         room = None if self._policy.max_tokens is None else self._policy.max_tokens - self._sizes[example]
+        left_out = self._siblings[example] if self._policy.leave_out_siblings else frozenset()
+        labelled = ((other, label) for other in self._order(example).tolist() if (label := labels[other]) is not None)
         capped = False
-        for other in self._candidates(example):
-            label = labels[other]
-            if label is None:
+        for place, (other, label) in enumerate(labelled):
+            if other == example or other in left_out:
                 continue
-            if not self._fits(other, len(chosen), room):
+            if place >= self._shown or not self._fits(other, len(chosen), room):
                 capped = True
                 continue
             chosen.append((other, label))
@@ -85,9 +88,27 @@ class ContextBuilder:
         self.bare += not chosen and any(label is not None for i, label in enumerate(labels) if i != example)
         return Query(example, tuple(chosen))
 
-    def _candidates(self, example: int) -> list[int]:
-        left_out = self._siblings[example] if self._policy.leave_out_siblings else frozenset()
-        return [i for i in self._order(example).tolist() if i != example and i not in left_out]
+    @property
+    def core(self) -> frozenset[int]:
+        """Examples that demonstrations are taken from once these have labels; all of them unless a cap says otherwise.
+
+        With a cap on a shared order that is its beginning. The search visits these first: once they rest, each other
+        example is one question about an unchanging context.
+        """
+        return frozenset(self._shared[: self._shown].tolist())
+
+    def reaches(self, example: int, labels: Sequence[int | None]) -> bool:
+        """Whether the label of `example` may stand in the context of another."""
+        before = self._shared[: self._place[example]].tolist()
+        return sum(labels[i] is not None for i in before) < self._shown
+
+    def _most_shown(self) -> int:
+        """How many labelled examples, first in the shared order, queries can take their demonstrations from."""
+        most, n = self._policy.max_demonstrations, len(self._siblings)
+        if most is None or self._policy.order != "shared":
+            return n
+        left_out = max(map(len, self._siblings), default=0) if self._policy.leave_out_siblings else 0
+        return min(n, most + left_out + 1)  # one more: the query's own place is skipped
 
     def _order(self, example: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
         if self._policy.order == "shared":

@@ -253,7 +253,10 @@ def _notes(search: _Run, state: SearchState, stop: str) -> list[str]:
             "long: their labels rest on the model alone (see --keep-siblings and the group column)"
         )
     if search.context.capped:
-        notes.append(f"{search.context.capped} questions could not carry every labelled example: the context is full")
+        notes.append(
+            f"{search.context.capped} questions could not show every labelled example: the context is full, or "
+            "--max-demonstrations is reached"
+        )
     if search.gap_nats:
         notes.append(f"the solver ran out of time: some repairs may be {search.gap_nats:.2f} nats from the best")
     return notes

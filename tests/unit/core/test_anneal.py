@@ -202,3 +202,13 @@ async def test_more_than_two_labels_work():
     context = ContextBuilder(problem.siblings, [1] * 9, ContextPolicy(), seed=0)
     steps = [s async for s in anneal(problem, ThreeWay(), context, AnnealSettings())]
     assert steps[-1].state.labels == (0, 1, 2) * 3
+
+
+async def test_with_a_cap_the_examples_that_are_shown_settle_first_and_the_others_cost_about_one_question_each():
+    scorer = learner(300)
+    steps = await search(300, scorer=scorer, policy=ContextPolicy(max_demonstrations=16))
+    assert steps[-1].stop == "stable"
+    assert scorer.asked < 300 + 16 * 20
+    builder = ContextBuilder((frozenset(),) * 300, [1] * 300, ContextPolicy(max_demonstrations=16), seed=0)
+    state = steps[-1].state
+    assert list(state.scores) == await scorer.score([builder.query(i, state.labels) for i in range(300)])

@@ -60,3 +60,14 @@ def test_nothing_is_counted_as_capped_when_everything_fits():
     builder = build(ContextPolicy(max_tokens=60))
     builder.query(0, LABELS)
     assert builder.capped == 0
+
+
+def test_only_the_first_labelled_of_a_capped_shared_order_reach_the_others():
+    siblings = tuple(frozenset({i, i ^ 1}) for i in range(40))
+    builder = build(ContextPolicy(max_demonstrations=4), siblings, (1,) * 40)
+    labels: list[int | None] = [0] * 40
+    shown = {i for example in range(40) for i, _ in builder.query(example, labels).demonstrations}
+    assert shown <= builder.core
+    assert {i for i in range(40) if builder.reaches(i, labels)} == builder.core
+    assert build(ContextPolicy(), siblings, (1,) * 40).core == frozenset(range(40))
+    assert all(build(ContextPolicy(), siblings, (1,) * 40).reaches(i, labels) for i in range(40))
