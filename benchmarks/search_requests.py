@@ -1,7 +1,7 @@
 """How many label scores the search asks: `python -m benchmarks.search_requests` (offline learner, no rules, one seed).
 
-`--fidelity paper` asks for every term of the utility again at each change; the default asks for the visited example, and
-beyond 256 examples (`--max-demonstrations`) lets a core of 256 settle first, so that each other one is asked about once.
+`--fidelity paper` asks for every term of the utility again at each change; the default asks for the visited example.
+Beyond 256 examples (`--max-demonstrations`) a core of 256 settles first, and each other one is asked about once.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ PROVIDER_OPTIONS = (
 )
 
 LIMIT_OPTIONS = (
-    click.option("--concurrency", type=int, help="Most requests at once (default 8)."),
+    click.option("--concurrency", type=int, help="Most requests at once (default 8); most steps ask one."),
     click.option("--max-requests", type=int, help="Stop before passing this many paid requests."),
     click.option("--max-prompt-tokens", type=int, help="Stop before passing this many prompt tokens."),
     click.option("--cache/--no-cache", default=None, help="Keep replies, so that nothing is paid for twice."),

@@ -9,7 +9,8 @@ What a step asks depends on the fidelity:
   term of the utility sees the new label; Algorithm 2 asks as much again for every repair it considers.
 - `reuse` (default): one request a step. The terms of the other examples keep the score of their last visit, and the
   repair is the exact solution for those scores, which needs no request. Terms grow stale in between, but the search
-  ends only when every example was visited after the last change, and then all terms are exact.
+  ends only when every example was visited after the last change, and then all terms are exact. An example that would
+  lower the mean can be rejected for long; once all others rest it is let in, so that no example stays without a label.
 """
 
 from __future__ import annotations
@@ -189,7 +190,8 @@ class _Search:
         before, after = self._utility(old), self._utility(proposed)
         outcome: Outcome = "unchanged"
         if changed:
-            outcome = "accepted" if _accepts(after.value - before.value, heat, rng) else "rejected"
+            rises = _accepts(after.value - before.value, heat, rng)
+            outcome = "accepted" if rises or self._nothing_else_left(state) else "rejected"
         kept, value = (proposed, after) if outcome == "accepted" else (old, before)
         heard = [c for c in changed if self.context.reaches(c, kept.labels)] if outcome == "accepted" else []
         settled = _settled(state.settled, kept, example, heard)
@@ -211,6 +213,10 @@ class _Search:
             weights = np.where(self.in_core, weights, CORE_FIRST * weights)
             weights[list(state.settled)] = 0.0
         return int(rng.choice(self.problem.n_examples, p=weights / weights.sum()))
+
+    def _nothing_else_left(self, state: SearchState) -> bool:
+        """All that have a label rest: an example that lowers the mean is then let in, or it would never get a label."""
+        return self.settings.fidelity == "reuse" and len(state.settled) == state.n_labelled < self.problem.n_examples
 
     async def _visit(self, draft: _Draft, example: int) -> _Draft:
         """Line 5: the example's score given the labels of the others; free if it was asked in this very context."""

@@ -212,3 +212,11 @@ async def test_with_a_cap_the_examples_that_are_shown_settle_first_and_the_other
     builder = ContextBuilder((frozenset(),) * 300, [1] * 300, ContextPolicy(max_demonstrations=16), seed=0)
     state = steps[-1].state
     assert list(state.scores) == await scorer.score([builder.query(i, state.labels) for i in range(300)])
+
+
+async def test_an_example_that_lowers_the_mean_gets_its_label_when_all_others_rest():
+    scorer = Learner([4.0] * 15 + [0.001], copying=0.0)
+    cold = AnnealSettings(alpha=1e6, t_start=1e-6, t_min=1e-6)
+    last = (await search(16, scorer=scorer, settings=cold))[-1]
+    assert last.stop == "stable"
+    assert None not in last.state.labels
