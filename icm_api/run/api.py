@@ -18,8 +18,9 @@ Data = str | Path | Sequence[Mapping[str, object]]
 def label(data: Data, *, task: str, observe: Observer = lambda _: None, **settings: Any) -> Result:
     """Label a dataset and return what was found; also works in a notebook, where an event loop already runs.
 
-    `data`: a path, as on the command line, or rows as mappings. `settings`: the fields of `icm_api.config.RunConfig`
-    (the command line's flags); ICM_API_* variables fill in what is not given. `observe` is called after each step.
+    `data`: a path, as on the command line, or rows as mappings; so is `relations`. `settings`: the fields of
+    `icm_api.config.RunConfig` (the command line's flags); ICM_API_* variables fill in what is not given. `observe` is
+    called after each step.
 
     Raises an IcmError as the command line would report it. When a run is cut short (a budget, a host that gave up),
     the labels found so far are on disk; a note on the error says where.
@@ -36,8 +37,9 @@ async def alabel(data: Data, *, task: str, observe: Observer = lambda _: None, *
     """`label` for asynchronous code."""
     rows = None if isinstance(data, str | Path) else data
     source = "<rows>" if rows is not None else str(data)
+    rules = settings.pop("relations") if isinstance(settings.get("relations"), list | tuple) else None
     config = load_config(RunConfig, {"data": source, "task": task, **settings}, os.environ)
-    result = await run(config, os.environ, observe, rows=rows)
+    result = await run(config, os.environ, observe, rows=rows, rules=rules)
     if result.error is not None:
         result.error.add_note(f"the labels found so far are in {result.summary.out}")
         raise result.error

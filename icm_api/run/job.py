@@ -10,7 +10,7 @@ from icm_api.config import RunConfig
 from icm_api.core.consistency import ContradictionError
 from icm_api.core.problem import Problem
 from icm_api.data.dataset import Columns, Dataset, load_dataset
-from icm_api.data.readers import Rows
+from icm_api.data.readers import Rows, Source
 from icm_api.data.relations_file import load_relations
 from icm_api.errors import ConfigError, DataError
 from icm_api.tasks.base import Task
@@ -43,8 +43,11 @@ class Job:
         return self.task.label_names
 
 
-def prepare(config: RunConfig, rows: Rows | None = None) -> Job:
-    """Read, check and derive everything that costs nothing. Raises ConfigError or DataError."""
+def prepare(config: RunConfig, rows: Rows | None = None, rules: Rows | None = None) -> Job:
+    """Read, check and derive everything that costs nothing. Raises ConfigError or DataError.
+
+    `rows` and `rules` take the place of the files `config.data` and `config.relations`.
+    """
     task = load_task(config.task, labels=config.labels)
     dataset = load_dataset(
         config.data if rows is None else rows,
@@ -56,7 +59,7 @@ def prepare(config: RunConfig, rows: Rows | None = None) -> Job:
         format=config.format,
     )
     examples = task.prepare(dataset.examples)
-    relations, notices = _relations(config, task, dataset, examples)
+    relations, notices = _relations(task, dataset, examples, config.relations if rules is None else rules)
     problem = _problem(examples, relations, len(task.labels))
     return Job(config, task, dataset, examples, tuple(map(task.text, examples)), problem, notices)
 
@@ -106,16 +109,16 @@ def _columns(config: RunConfig, task: Task) -> Columns:
 
 
 def _relations(
-    config: RunConfig, task: Task, dataset: Dataset, examples: Sequence[Example]
+    task: Task, dataset: Dataset, examples: Sequence[Example], source: Source | None
 ) -> tuple[tuple[Relation, ...], tuple[str, ...]]:
     relations = task.relations(examples)
     notices: list[str] = []
-    if task.rules and not relations and config.relations is None:
+    if task.rules and not relations and source is None:
         notices.append(f"no rule of task {task.name} applies to these rows: nothing keeps the labels from collapsing")
-    if config.relations is not None:
+    if source is not None:
         ids = {example.id: i for i, example in enumerate(examples)}
         loaded = load_relations(
-            config.relations, ids, positive=task.positive, known_labels=task.label_names, cut_ids=dataset.cut_ids
+            source, ids, positive=task.positive, known_labels=task.label_names, cut_ids=dataset.cut_ids
         )
         relations += loaded.relations
         if loaded.dropped:

@@ -70,9 +70,10 @@ async def run(
     observe: Observer = lambda _: None,
     *,
     rows: Rows | None = None,
+    rules: Rows | None = None,
     say: Say | None = None,
 ) -> Result:
-    """Label a dataset (`rows`: in place of the file `config.data`) and write what was found.
+    """Label a dataset and write what was found (`rows`, `rules`: in place of the files of data and relations).
 
     The run folder gets `labels.jsonl`, `summary.json`, `steps.jsonl` (the journal) and `config.json`.
 
@@ -80,7 +81,7 @@ async def run(
     stand in the result. Cancelling writes what was found, then raises CancelledError.
     """
     folder = RunFolder.plan(config)
-    job = prepare(config, rows)
+    job = prepare(config, rows, rules)
     async with open_client(config, environ, say) as client:
         scorer, context = await build_search(job, client.provider, say)
         folder.create(config, client.provider.identity)

@@ -29,6 +29,14 @@ def test_rows_in_memory_are_labelled(settings):
     assert (settings["run_dir"] / "labels.jsonl").exists()
 
 
+def test_relations_can_be_rows_too(settings):
+    rules = [{"kind": "exactly_one", "ids": [str(i), str(i + 1)]} for i in range(0, 10, 2)]
+    result = icm_api.label(ROWS, relations=rules, **settings)
+    assert result.summary.label_shares == {"no": 0.5, "yes": 0.5}
+    with pytest.raises(DataError, match="nobody"):
+        icm_api.label(ROWS, relations=[{"kind": "exactly_one", "ids": ["0", "nobody"]}], **settings)
+
+
 async def test_label_works_where_an_event_loop_already_runs_as_in_a_notebook(settings):
     assert asyncio.get_running_loop().is_running()
     assert len(icm_api.label(ROWS, **settings).rows) == 10
