@@ -1,6 +1,7 @@
 """A real HTTP server on loopback that answers what a test tells it to and remembers what it was asked."""
 
 import json
+import signal
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -8,6 +9,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+
+# A shell's background job ignores SIGINT, and every process started from it inherits that. The tests of Ctrl-C need the
+# usual behaviour.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @dataclass
