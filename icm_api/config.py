@@ -63,7 +63,7 @@ class RunConfig(ProviderConfig):
 
     # what to label
     data: str
-    format: Literal["jsonl", "csv"] | None = None
+    format: Literal["jsonl", "csv", "parquet"] | None = None
     task: str
     labels: Names | None = None
     id_column: str | None = None

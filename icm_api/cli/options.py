@@ -31,7 +31,9 @@ _PATH = click.Path(path_type=Path)
 DATA_OPTIONS = (
     click.option("--task", help="claims, truthfulqa, gsm8k, preference, classify, a TOML file, or module:Class."),
     click.option("--labels", help="Label words, with commas. A boolean gold: false is the first, true the last."),
-    click.option("--format", type=click.Choice(["jsonl", "csv"]), help="Of the data, where the name does not tell."),
+    click.option(
+        "--format", type=click.Choice(["jsonl", "csv", "parquet"]), help="Of the data, where the name does not tell."
+    ),
     click.option("--id-column", help='Default: "id", or line numbers where there is no such column.'),
     click.option("--text-column", help="Column of the text, for tasks with one field."),
     click.option("--column", "columns", type=Pair(), multiple=True, help="FIELD=COLUMN, for any field of the task."),
