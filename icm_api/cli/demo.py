@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from importlib.resources import as_file, files
 from typing import Any
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from icm_api.cli.display import print_table
 from icm_api.data.dataset import Dataset
 from icm_api.run.outcome import LabelRow
 from icm_api.run.runner import Result
@@ -41,7 +41,7 @@ def show_labels(result: Result) -> None:
     for i, row in enumerate(result.rows):
         text = result.job.examples[i].fields["text"]
         table.add_row(escape(text), row.label, _percent(row), _verdict(result.job.dataset, i, row, result))
-    Console().print(table)
+    print_table(table)
 
 
 def _percent(row: LabelRow) -> str:

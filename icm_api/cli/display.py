@@ -142,6 +142,11 @@ def show_table(rows: Sequence[Mapping[str, Any]], as_json: bool) -> None:
     table = Table(*rows[0], box=None, header_style="bold", padding=(0, 2, 0, 0))
     for row in rows:
         table.add_row(*(escape(_cell(value)) for value in row.values()))
+    print_table(table)
+
+
+def print_table(table: Table) -> None:
+    """To standard output, as wide as the terminal; wide enough for a line a row where there is none."""
     Console(width=None if sys.stdout.isatty() else 160).print(table)
 
 
