@@ -37,7 +37,9 @@ def demo_settings() -> Iterator[dict[str, Any]]:
 
 def show_labels(result: Result) -> None:
     """A line for each sentence, on standard output; the last column says what to look at twice."""
-    table = Table("text", "label", "confidence", "", box=None, header_style="bold", padding=(0, 2, 0, 0))
+    table = Table("text", box=None, header_style="bold", padding=(0, 2, 0, 0))
+    for header in ("label", "confidence", ""):
+        table.add_column(header, no_wrap=True)
     for i, row in enumerate(result.rows):
         text = result.job.examples[i].fields["text"]
         table.add_row(escape(text), row.label, _percent(row), _verdict(result.job.dataset, i, row, result))
