@@ -358,8 +358,11 @@ class _Wire:
             raise self.host.incapable(f"{len(prompts)} prompts were asked, and the replies do not match them")
         ordered: list[Mapping[str, Json]] = [found[k] for k in range(len(prompts))]
         for reply, ids in zip(ordered, prompts, strict=True):
-            if reply.get("tokens_evaluated", len(ids)) != len(ids):
-                raise self.host.incapable(f"the server cut a prompt of {len(ids)} tokens; refusing a score without it")
+            read = count(reply.get("tokens_evaluated"))
+            if read is None:
+                raise self.host.incapable("the reply lacks tokens_evaluated, so nobody knows if the prompt was cut")
+            if read != len(ids):
+                raise self.host.incapable(f"the server read {read} tokens of a prompt of {len(ids)}: it was cut")
         return ordered
 
     async def _exchange(self, method: str, path: str, body: Json) -> httpx2.Response:

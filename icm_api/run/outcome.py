@@ -62,6 +62,7 @@ class Summary:
     forced: int
     bounded_scores: int
     capped_contexts: int
+    """Visits whose context could not show every labelled example, those that needed no request included."""
     requests: int
     retries: int
     requests_saved: int

@@ -22,7 +22,7 @@ from icm_api.core.context import ContextBuilder
 from icm_api.data.readers import Rows
 from icm_api.data.writers import write_json, write_jsonl
 from icm_api.errors import BudgetError, ConfigError, IcmError
-from icm_api.run.compose import anneal_settings, build_search, open_client
+from icm_api.run.compose import Say, anneal_settings, build_search, open_client
 from icm_api.run.job import Job, prepare
 from icm_api.run.outcome import LabelRow, Summary, final_labelling, label_rows, summarise
 from icm_api.run.scorer import PromptScorer
@@ -50,7 +50,6 @@ class Progress:
 
 
 Observer = Callable[[Progress], None]
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,13 +206,12 @@ class _Run:
         }
 
     def _journal_line(self, step: Step) -> dict[str, Any]:
-        ids = [example.id for example in self.job.examples]
-        names = self.job.label_names
+        examples, names = self.job.examples, self.job.label_names
         return {
             "step": step.step,
             "outcome": step.outcome,
-            "example": None if step.example is None else ids[step.example],
-            "changed": [ids[i] for i in step.changed],
+            "example": None if step.example is None else examples[step.example].id,
+            "changed": [examples[i].id for i in step.changed],
             "labels": [names[k] for i in step.changed if (k := step.state.labels[i]) is not None],
             "utility": step.utility.value,
             "predictability_nats": step.utility.predictability_nats,
@@ -250,13 +248,13 @@ def _notes(search: _Run, state: SearchState, stop: str) -> list[str]:
         notes.append(f"stopped before it settled ({stop}): {stale} scores were taken with older labels around them")
     if search.context.bare:
         notes.append(
-            f"{search.context.bare} questions had no demonstration, because all labelled examples were siblings or too "
-            "long: their labels rest on the model alone (see --keep-siblings and the group column)"
+            "some questions had no demonstration, because all labelled examples were siblings or too long: they were "
+            "answered by the model alone (see --keep-siblings and the group column)"
         )
     if search.context.capped:
         notes.append(
-            f"{search.context.capped} questions could not show every labelled example: the context is full, or "
-            "--max-demonstrations is reached"
+            "some questions could not show every labelled example: the context is full, or --max-demonstrations is "
+            "reached"
         )
     if search.gap_nats:
         notes.append(f"the solver ran out of time: some repairs may be {search.gap_nats:.2f} nats from the best")

@@ -227,24 +227,33 @@ async def test_an_empty_prompt_or_label_is_never_sent(server, tiny, connect):
     assert server.requests("/completion") == []
 
 
+READ = {"index": 0, "tokens_evaluated": len(PROMPT_IDS)}
+
+
 @pytest.mark.parametrize(
-    "document",
+    ("document", "message"),
     [
-        {"index": 0, "content": ""},
-        {"index": 0, "completion_probabilities": []},
-        {"index": 0, "completion_probabilities": [{"id": 1, "top_logprobs": []}]},
-        {"index": 0, "completion_probabilities": [{"top_logprobs": [{"token": "a", "logprob": -0.5}]}]},
-        {"index": 1, "completion_probabilities": []},
-        {"index": 0, "tokens_evaluated": 3},
-        [],
-        [None],
-        None,
+        (READ, "no completion_probabilities"),
+        (READ | {"completion_probabilities": []}, "no completion_probabilities"),
+        (READ | {"completion_probabilities": [{"id": 1, "top_logprobs": []}]}, "say nothing about the model"),
+        (
+            READ | {"completion_probabilities": [{"top_logprobs": [{"token": "a", "logprob": -0.5}]}]},
+            "without token ids",
+        ),
+        (READ | {"index": 1}, "do not match"),
+        (READ | {"tokens_evaluated": 3}, f"read 3 tokens of a prompt of {len(PROMPT_IDS)}: it was cut"),
+        ({"index": 0}, "lacks tokens_evaluated"),
+        ([], "do not match"),
+        ([None], "do not match"),
+        (None, "do not match"),
     ],
 )
-async def test_a_reply_without_usable_probabilities_is_refused(server, tiny, connect, document):
+async def test_a_reply_without_usable_probabilities_or_to_a_cut_prompt_is_refused(
+    server, tiny, connect, document, message
+):
     tiny()
     server.answer("/completion", document)
-    with pytest.raises(CapabilityError):
+    with pytest.raises(CapabilityError, match=message):
         await (await connect()).send(NextTokenRequest(PROMPT, (" True",)))
 
 
