@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Generic, Literal, TypeAlias, TypeVar
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
@@ -148,7 +148,46 @@ class NextTokenRequest(Request[NextTokenReply]):
     """Continuations whose log-probability is needed. A host that can score them exactly (all their tokens) must."""
     continuation: str = ""
     """Text of a label begun but not finished, which follows the prompt directly."""
+    affinity: int | None = field(default=None, compare=False)
+    """Requests with the same number continue one another, so a host that can should serve them from one prefix cache.
+    Changes where they are answered, never what, so it is no part of the cache key."""
     kind: ClassVar[str] = "next_token"
+    paid: ClassVar[bool] = True
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """What the model expected at a place where a label stands. Fields as in `NextTokenReply`."""
+
+    candidates: tuple[Candidate, ...]
+    floor_nats: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceReply:
+    """One position for each scored demonstration, in order, then one for the query."""
+
+    positions: tuple[Position, ...]
+    usage: Usage
+    model: str
+
+    def at(self, k: int) -> NextTokenReply:
+        """Position `k` as the reply to the question that it answers; its cost stands in the whole reply only."""
+        return NextTokenReply(self.positions[k].candidates, self.positions[k].floor_nats, Usage(), self.model)
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceRequest(Request[SequenceReply]):
+    """How likely are the labels at every label position of a prompt, each given all that stands before it?
+
+    What a host's prompt log-probs (echo) answer in one request. At the query's position nothing stands yet.
+    """
+
+    prompt: Prompt
+    wanted: tuple[str, ...]
+    first: int = 0
+    """Demonstrations before this one are context only."""
+    kind: ClassVar[str] = "sequence"
     paid: ClassVar[bool] = True
 
 
@@ -183,6 +222,10 @@ class Capabilities:
     """Special tokens written in the data are tokenised as plain text."""
     context_tokens: int | None
     """Longest prompt in tokens; None: unknown."""
+    prompt_logprobs: bool = False
+    """Answers `SequenceRequest`: all labels of a sequence in one request."""
+    prefix_slots: int | None = None
+    """How many prompts' beginnings the host keeps evaluated at a time; None: no limit is known."""
 
 
 # --- label scores -----------------------------------------------------------------------------------------

@@ -12,14 +12,27 @@ from typing import Any, ClassVar, Generic, Literal, TypeVar, cast
 from pydantic import ConfigDict, TypeAdapter
 
 from icm_api.errors import CapabilityError, ProviderError
-from icm_api.types import Json, NextTokenReply, NextTokenRequest, Request, TokenCountReply, TokenCountRequest
+from icm_api.types import (
+    Json,
+    NextTokenReply,
+    NextTokenRequest,
+    Request,
+    SequenceReply,
+    SequenceRequest,
+    TokenCountReply,
+    TokenCountRequest,
+)
 
 R = TypeVar("R")
 
 SCHEMA: Literal[1] = 1
 """Part of every key: raise it when a type in `icm_api.types` changes its meaning, and old rows are never read again."""
 
-REPLIES: Mapping[str, type] = {NextTokenRequest.kind: NextTokenReply, TokenCountRequest.kind: TokenCountReply}
+REPLIES: Mapping[str, type] = {
+    NextTokenRequest.kind: NextTokenReply,
+    SequenceRequest.kind: SequenceReply,
+    TokenCountRequest.kind: TokenCountReply,
+}
 """Kind of request -> type of its reply."""
 
 
@@ -36,7 +49,8 @@ class Row(Generic[R]):
 
 
 def _as_mapping(value: Any) -> dict[str, object]:
-    return {field.name: getattr(value, field.name) for field in fields(value)}
+    """Fields that play no part in equality (a routing hint) play none in a key either."""
+    return {field.name: getattr(value, field.name) for field in fields(value) if field.compare}
 
 
 canonical_json = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False, default=_as_mapping).encode

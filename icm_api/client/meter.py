@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeVar, cast
 from icm_api.client.wrapper import Wrapper
 from icm_api.errors import BudgetError, CapabilityError, ProviderError, RateLimitError
 from icm_api.providers.base import Provider
-from icm_api.types import NextTokenRequest, Request, Usage
+from icm_api.types import NextTokenRequest, Request, SequenceRequest, Usage
 
 R = TypeVar("R")
 
@@ -57,9 +57,12 @@ class _Billed(Protocol):
 
 def prompt_token_bound(request: Request[Any]) -> int:
     """Upper bound on the prompt tokens of one attempt: no tokeniser makes more tokens than there are UTF-8 bytes."""
-    if not isinstance(request, NextTokenRequest):
+    if isinstance(request, NextTokenRequest):
+        parts = (*request.prompt.chunks, request.continuation)
+    elif isinstance(request, SequenceRequest):
+        parts = request.prompt.chunks
+    else:
         raise CapabilityError(f"no bound is known for the price of a request of kind {request.kind!r}")
-    parts = (*request.prompt.chunks, request.continuation)
     size_bytes = len("".join(parts).encode("utf-8", "surrogatepass"))
     return size_bytes + TOKENS_PER_PART * len(parts) + TOKENS_PER_REQUEST
 

@@ -21,6 +21,21 @@ class Query:
     demonstrations: tuple[tuple[int, int], ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """Labelled examples one after another; each is scored given those before it (the chain rule of probability)."""
+
+    examples: tuple[tuple[int, int], ...]
+    """(example, label) pairs. The last label is not shown to anyone."""
+    first: int = 0
+    """Examples before this place are context only."""
+
+    @property
+    def scored(self) -> tuple[int, ...]:
+        """The examples that get a score, in order."""
+        return tuple(example for example, _ in self.examples[self.first :])
+
+
 class Scorer(Protocol):
     """All that a search knows of the world: questions in, label scores out, in the same order.
 
@@ -28,6 +43,9 @@ class Scorer(Protocol):
     """
 
     async def score(self, queries: Sequence[Query]) -> list[LabelScore]: ...
+
+    async def score_chains(self, chains: Sequence[Chain]) -> list[list[LabelScore]]:
+        """For each chain one score for each of its `scored` examples."""
 
 
 @dataclass(frozen=True, slots=True)

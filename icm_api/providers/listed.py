@@ -43,37 +43,29 @@ def chat_candidates(content: Sequence[Json], host: Host) -> tuple[Candidate, ...
     entries = first.get("top_logprobs") if isinstance(first, dict) else None
     if not isinstance(entries, list):
         raise _no_list(host)
-    return _checked([_chat_entry(entry, host) for entry in entries], host)
+    return checked([_chat_entry(entry, host) for entry in entries], host)
 
 
-def floor_nats(candidates: Sequence[Candidate]) -> float:
-    """Upper bound on the log-probability of a token outside a (best first, non-empty) list.
-
-    It is no likelier than the last of the list, and cannot hold more than what the list leaves over.
-    """
-    left = max(0.0, 1 - math.fsum(math.exp(c.logprob_nats) for c in candidates))
-    return min(candidates[-1].logprob_nats, math.log(left + ROUNDING))
-
-
-def _legacy_candidates(top_logprobs: Json, host: Host) -> tuple[Candidate, ...]:
-    first = top_logprobs[0] if isinstance(top_logprobs, list) and top_logprobs else top_logprobs
-    if not isinstance(first, dict):
+def legacy_entries(position: Json, host: Host) -> list[Candidate]:
+    """The `{text: logprob}` of one position, as it stands there."""
+    if not isinstance(position, dict):
         raise _no_list(host)
-    return _checked([Candidate(text, _nats(value, host)) for text, value in first.items()], host)
+    return [Candidate(text, nats(value, host)) for text, value in position.items()]
 
 
-def _chat_entry(entry: Json, host: Host) -> Candidate:
-    if not isinstance(entry, dict) or not isinstance(entry.get("token"), str):
-        raise host.incapable("the reply lists a candidate without its text")
-    return Candidate(str(entry["token"]), _nats(entry.get("logprob"), host), _token_id(entry))
+def floor_nats(candidates: Sequence[Candidate], beside: Candidate | None = None) -> float:
+    """Upper bound on the log-probability of a token outside a list (best first).
+
+    It is no likelier than the last of the list, and cannot hold more than what the list leaves over. `beside`: a token
+    known whatever its rank; it holds its share, but one that is not listed may be likelier.
+    """
+    known = [*candidates, beside] if beside else candidates
+    left = max(0.0, 1 - math.fsum(math.exp(c.logprob_nats) for c in known))
+    return min([math.log(left + ROUNDING), *(c.logprob_nats for c in candidates[-1:])])
 
 
-def _token_id(entry: Mapping[str, Json]) -> int | None:
-    token_id = entry.get("id", entry.get("token_id"))
-    return token_id if isinstance(token_id, int) and not isinstance(token_id, bool) else None
-
-
-def _nats(value: Json, host: Host) -> float:
+def nats(value: Json, host: Host) -> float:
+    """A log-probability as a host states it; stand-ins (see `SENTINEL_NATS`) pass."""
     if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
         raise host.incapable(f"the reply gives {value!r} as a log-probability")
     if value > POSITIVE_TOLERANCE_NATS:
@@ -81,7 +73,8 @@ def _nats(value: Json, host: Host) -> float:
     return min(float(value), 0.0)
 
 
-def _checked(candidates: Sequence[Candidate], host: Host) -> tuple[Candidate, ...]:
+def checked(candidates: Sequence[Candidate], host: Host) -> tuple[Candidate, ...]:
+    """The candidates best first and without stand-ins. Refuses lists that say nothing of the model."""
     listed = sorted((c for c in candidates if c.logprob_nats > SENTINEL_NATS), key=lambda c: -c.logprob_nats)
     if not listed or listed[-1].logprob_nats == 0.0:
         raise host.incapable(
@@ -92,6 +85,22 @@ def _checked(candidates: Sequence[Candidate], host: Host) -> tuple[Candidate, ..
     if mass > 1 + MASS_TOLERANCE:
         raise host.incapable(f"the listed candidates hold {mass:.4f} of the probability, more than all of it")
     return tuple(listed)
+
+
+def _legacy_candidates(top_logprobs: Json, host: Host) -> tuple[Candidate, ...]:
+    first = top_logprobs[0] if isinstance(top_logprobs, list) and top_logprobs else top_logprobs
+    return checked(legacy_entries(first, host), host)
+
+
+def _chat_entry(entry: Json, host: Host) -> Candidate:
+    if not isinstance(entry, dict) or not isinstance(entry.get("token"), str):
+        raise host.incapable("the reply lists a candidate without its text")
+    return Candidate(str(entry["token"]), nats(entry.get("logprob"), host), _token_id(entry))
+
+
+def _token_id(entry: Mapping[str, Json]) -> int | None:
+    token_id = entry.get("id", entry.get("token_id"))
+    return token_id if isinstance(token_id, int) and not isinstance(token_id, bool) else None
 
 
 def _no_list(host: Host) -> Exception:

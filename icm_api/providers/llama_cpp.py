@@ -106,6 +106,7 @@ class LlamaCpp:
             counts_tokens=True,
             plain_text_tokens=True,
             context_tokens=context - 1 if context else None,  # the server wants room for the token it generates
+            prefix_slots=self._slots,
         )
 
     async def send(self, request: Request[R]) -> R:
@@ -119,12 +120,20 @@ class LlamaCpp:
     async def aclose(self) -> None:
         await self._wire.aclose()
 
+    @property
+    def _slots(self) -> int | None:
+        return count(self._facts.get("total_slots")) or None
+
+    def _slot(self, affinity: int | None) -> int | None:
+        """The server's slot for an affinity, None for its own choice. It would wrap a number out of range unasked."""
+        return None if affinity is None or self._slots is None else affinity % self._slots
+
     async def _next_token(self, request: NextTokenRequest) -> NextTokenReply:
         chunks = (*request.prompt.chunks, request.continuation)
         if not "".join(chunks):
             raise ValueError("an empty prompt has no next token")
         prompt, wanted = await self._tokeniser.split(chunks, request.wanted)
-        tables, usage = await self._tables(prompt, _needed(wanted.values()))
+        tables, usage = await self._tables(prompt, _needed(wanted.values()), self._slot(request.affinity))
         root = tables[()]
         exact = [_wanted_candidate(text, ids, tables) for text, ids in wanted.items()]
         return NextTokenReply(
@@ -134,17 +143,19 @@ class LlamaCpp:
             model=self.model,
         )
 
-    async def _tables(self, prompt: Ids, needed: Mapping[Ids, set[int]]) -> tuple[dict[Ids, _Table], Usage]:
+    async def _tables(
+        self, prompt: Ids, needed: Mapping[Ids, set[int]], slot: int | None
+    ) -> tuple[dict[Ids, _Table], Usage]:
         """The distribution after the prompt and each of the endings that the wanted continuations begin with."""
         endings = list(needed)
-        replies = await self._wire.complete([prompt + ending for ending in endings], self._top_k)
+        replies = await self._wire.complete([prompt + ending for ending in endings], self._top_k, slot)
         usages = [_usage(reply) for reply in replies]
         tables = {ending: _Table.read(reply, self._wire.host) for ending, reply in zip(endings, replies, strict=True)}
         for ending in endings:
             if not needed[ending] <= tables[ending].logprobs.keys():
                 # Rare (a label far down the list). From an empty cache: a prompt that is wholly cached is evaluated
                 # as a batch of one token by other kernels, which can move just such unlikely tokens by 0.4 nats.
-                (reply,) = await self._wire.complete([prompt + ending], EVERY_TOKEN, cached=False)
+                (reply,) = await self._wire.complete([prompt + ending], EVERY_TOKEN, slot, cached=False)
                 usages.append(_usage(reply))
                 tables[ending] = _Table.read(reply, self._wire.host)
                 self._check_complete(tables[ending], needed[ending])
@@ -339,15 +350,19 @@ class _Wire:
             raise self.host.incapable(f"the server gave no token ids for {text[:40]!r}")
         return tuple(cast(list[int], tokens))
 
-    async def complete(self, prompts: Sequence[Ids], n_probs: int, *, cached: bool = True) -> list[Mapping[str, Json]]:
-        """One request for several prompts; replies in their order."""
-        body: Json = {
+    async def complete(
+        self, prompts: Sequence[Ids], n_probs: int, slot: int | None, *, cached: bool = True
+    ) -> list[Mapping[str, Json]]:
+        """One request for several prompts; replies in their order. `slot`: where they are answered (None: anywhere)."""
+        body: dict[str, Json] = {
             "prompt": [list(ids) for ids in prompts],
             "n_predict": 1,
             "n_probs": n_probs,
             "temperature": 0,
             "cache_prompt": cached,
         }
+        if slot is not None:
+            body["id_slot"] = slot
         document = self.host.document(await self._exchange("POST", "/completion", body))
         replies = document if isinstance(document, list) else [document]
         return self._in_order(replies, prompts)

@@ -13,9 +13,20 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 from icm_api.errors import ConfigError
+from icm_api.providers.echo import echoed_positions
 from icm_api.providers.http import BoundedClient, Host, checked_api_key, checked_base_url, openai_usage
 from icm_api.providers.listed import floor_nats, top_candidates
-from icm_api.types import Candidate, Capabilities, Json, NextTokenReply, NextTokenRequest, Prompt, Request
+from icm_api.types import (
+    Candidate,
+    Capabilities,
+    Json,
+    NextTokenReply,
+    NextTokenRequest,
+    Prompt,
+    Request,
+    SequenceReply,
+    SequenceRequest,
+)
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -34,7 +45,8 @@ class OpenAICompatible:
 
     `base_url` ends before `/completions` (usually in `/v1`). `top_k`: candidates to ask for (OpenAI's chat route
     allows 20, its legacy route 5). `timeout_s` bounds a whole exchange. `context_tokens`: the model's context when
-    known. Raises ConfigError for an unusable address or key.
+    known. `echo`: the host gives prompt log-probs on its completions route (vLLM, SGLang and few others do), so whole
+    sequences can be asked for; one that ignores echo is caught. Raises ConfigError for an unusable address or key.
     """
 
     def __init__(
@@ -48,10 +60,13 @@ class OpenAICompatible:
         timeout_s: float = 120,
         name: str = "openai-compatible",
         context_tokens: int | None = None,
+        echo: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:
         if route not in ("completions", "chat"):
             raise ConfigError(f"route must be completions or chat, not {route!r}")
+        if echo and route != "completions":
+            raise ConfigError("echo (prompt log-probs) needs route completions: chat routes give none")
         if top_k < 1:
             raise ConfigError(f"top_k must be at least 1, not {top_k}")
         url = checked_base_url(base_url)
@@ -66,6 +81,7 @@ class OpenAICompatible:
         self._route: Route = route
         self._top_k = top_k
         self._context_tokens = context_tokens
+        self._echo = echo
         self._client = _sdk_client(self._host, timeout_s)
 
     @property
@@ -97,11 +113,14 @@ class OpenAICompatible:
             counts_tokens=False,
             plain_text_tokens=False,
             context_tokens=self._context_tokens,
+            prompt_logprobs=self._echo,
         )
 
     async def send(self, request: Request[R]) -> R:
         if isinstance(request, NextTokenRequest):
             return cast(R, await self._next_token(request))
+        if isinstance(request, SequenceRequest) and self._echo:
+            return cast(R, await self._sequence(request))
         raise self._host.incapable(f"{self.name} cannot answer {request.kind!r} requests")
 
     async def aclose(self) -> None:
@@ -113,21 +132,31 @@ class OpenAICompatible:
         candidates = top_candidates(_first_choice(document, self._host).get("logprobs"), self._host)
         if self._route == "chat":
             candidates = tuple(map(_as_continuation, candidates))
-        model = document.get("model")
         return NextTokenReply(
             candidates=candidates,
             floor_nats=floor_nats(candidates),
             usage=openai_usage(document),
-            model=model if isinstance(model, str) and model else self.model,
+            model=self._served(document),
         )
 
+    async def _sequence(self, request: SequenceRequest) -> SequenceReply:
+        document = await self._document(self._completion(request.prompt.text, echo=True))
+        logprobs = _first_choice(document, self._host).get("logprobs")
+        positions = echoed_positions(logprobs, request, self._host)
+        return SequenceReply(positions, openai_usage(document), self._served(document))
+
+    def _served(self, document: Mapping[str, Json]) -> str:
+        model = document.get("model")
+        return model if isinstance(model, str) and model else self.model
+
     def _complete(self, request: NextTokenRequest) -> Awaitable[Any]:
-        prompt = request.prompt.text + request.continuation
+        return self._completion(request.prompt.text + request.continuation)
+
+    def _completion(self, prompt: str, **more: Any) -> Awaitable[Any]:
         if not prompt:
             raise ValueError("an empty prompt has no next token")
-        return self._client.completions.with_raw_response.create(
-            model=self.model, prompt=prompt, max_tokens=1, temperature=0, logprobs=self._top_k
-        )
+        create: Callable[..., Awaitable[Any]] = self._client.completions.with_raw_response.create
+        return create(model=self.model, prompt=prompt, max_tokens=1, temperature=0, logprobs=self._top_k, **more)
 
     def _chat(self, request: NextTokenRequest) -> Awaitable[Any]:
         if request.continuation:

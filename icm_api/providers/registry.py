@@ -29,6 +29,8 @@ class ProviderSettings:
     timeout_s: float | None = None
     context_tokens: int | None = None
     """The model's context, for hosts that do not tell it themselves."""
+    echo: bool = False
+    """The host gives prompt log-probs where it is asked to echo the prompt."""
     options: Mapping[str, str] = field(default_factory=dict)
     """What only one provider knows, such as the synthetic learner's noise."""
 
@@ -163,6 +165,7 @@ def _open_openai_compatible(settings: ProviderSettings, api_key: str | None) -> 
         model=settings.model or "",
         api_key=api_key,
         route=settings.route,
+        echo=settings.echo,
         **_given(  # type: ignore[arg-type]
             top_k=settings.top_k, timeout_s=settings.timeout_s, context_tokens=settings.context_tokens
         ),
@@ -212,10 +215,11 @@ ENTRIES: tuple[ProviderEntry, ...] = (
         name="openai-compatible",
         summary="any host with OpenAI's completions or chat route: OpenAI, vLLM, SGLang, Ollama, gateways",
         needs=("model", "key"),
-        logprobs="top_k likeliest tokens; a label outside them gets a bound (no key is needed on this machine)",
+        logprobs="top_k likeliest tokens; a label outside them gets a bound (no key is needed on this machine); "
+        "all labels of a sequence at once from hosts that can echo (--echo)",
         checked="2026-11-21",
         open=_open_openai_compatible,
-        takes=("model", "base_url", "api_key_env", "route", "top_k", "timeout_s", "context_tokens"),
+        takes=("model", "base_url", "api_key_env", "route", "top_k", "timeout_s", "context_tokens", "echo"),
         key_env="OPENAI_API_KEY",
         base_url="https://api.openai.com/v1",
     ),

@@ -12,7 +12,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import math
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
 from typing import TypeVar, cast
@@ -26,7 +27,11 @@ from icm_api.types import (
     Json,
     NextTokenReply,
     NextTokenRequest,
+    Position,
+    Prompt,
     Request,
+    SequenceReply,
+    SequenceRequest,
     TokenCountReply,
     TokenCountRequest,
     Usage,
@@ -34,11 +39,14 @@ from icm_api.types import (
 
 R = TypeVar("R")
 Floats = np.ndarray[tuple[int], np.dtype[np.float64]]
+Table = np.ndarray[tuple[int, int], np.dtype[np.float64]]
+
+TOKEN_CHARS = 4
 
 
 @dataclass(frozen=True, slots=True)
 class SyntheticOptions:
-    """What kind of model it plays. All but the last four change the answers and so belong to its identity."""
+    """What kind of model it plays. All options but the `PASSING` ones change the answers and belong to its identity."""
 
     signal: float = 3.0
     """How clearly a text shows its truth, against evidence noise of standard deviation 1; 0: the concept is absent."""
@@ -53,12 +61,20 @@ class SyntheticOptions:
     top_k: int = 20
     seed: int = 0
     max_context: int = 100_000
-    """In tokens of about four characters."""
+    """In tokens of `TOKEN_CHARS` characters."""
     failures: float = 0.0
     """Share of requests that fail for now."""
     rate_limited: float = 0.0
     """Share of requests that are refused as too many."""
     latency_s: float = 0.0
+    echo: int = 1
+    """1: it answers for all labels of a sequence in one request."""
+    prefix_cache: int = 1
+    """1: it keeps the last prompt of each affinity and says how much of the next one it knew."""
+
+
+PASSING = frozenset({"failures", "rate_limited", "latency_s", "echo", "prefix_cache"})
+"""Options that change how it answers, never what."""
 
 
 class Synthetic:
@@ -78,6 +94,8 @@ class Synthetic:
         self._sleep = sleep
         self._faults = np.random.default_rng([self.options.seed, 1])
         self._evidence = lru_cache(maxsize=100_000)(self._shown)
+        self._kept: dict[int, str] = {}
+        """The last prompt of each affinity."""
 
     @classmethod
     def from_options(cls, options: Mapping[str, str]) -> Synthetic:
@@ -98,8 +116,7 @@ class Synthetic:
 
     @property
     def identity(self) -> Mapping[str, Json]:
-        passing = {"failures", "rate_limited", "latency_s"}
-        answers = {name: value for name, value in asdict(self.options).items() if name not in passing}
+        answers = {name: value for name, value in asdict(self.options).items() if name not in PASSING}
         return {"provider": self.name, "version": 1, **answers}
 
     @property
@@ -111,6 +128,7 @@ class Synthetic:
             counts_tokens=True,
             plain_text_tokens=True,
             context_tokens=self.options.max_context,
+            prompt_logprobs=bool(self.options.echo),
         )
 
     async def send(self, request: Request[R]) -> R:
@@ -118,6 +136,8 @@ class Synthetic:
             return cast(R, TokenCountReply(tuple(map(_tokens, request.texts))))
         if isinstance(request, NextTokenRequest) and not request.continuation:
             return cast(R, await self._next_token(request))
+        if isinstance(request, SequenceRequest) and self.options.echo:
+            return cast(R, await self._sequence(request))
         raise CapabilityError(f"cannot answer a {request.kind} request", provider=self.name, model=self.model)
 
     async def aclose(self) -> None:
@@ -128,16 +148,30 @@ class Synthetic:
         return int.from_bytes(_digest(self.options.seed, "truth", text)[:8]) % n_labels
 
     async def _next_token(self, request: NextTokenRequest) -> NextTokenReply:
+        await self._attempt()
+        prompt = request.prompt
+        (expected,) = self._positions(prompt, request.wanted, len(prompt.demonstrations))
+        usage = Usage(_tokens(prompt.text), self._cached_tokens(prompt.text, request.affinity), output_tokens=1)
+        return NextTokenReply(expected.candidates, expected.floor_nats, usage, self.model)
+
+    async def _sequence(self, request: SequenceRequest) -> SequenceReply:
+        await self._attempt()
+        positions = tuple(self._positions(request.prompt, request.wanted, request.first))
+        usage = Usage(_tokens(request.prompt.text), cached_tokens=0, output_tokens=1)
+        return SequenceReply(positions, usage, self.model)
+
+    async def _attempt(self) -> None:
         self.requests += 1
         if self.options.latency_s:
             await self._sleep(self.options.latency_s)
         self._maybe_fail()
-        probabilities = self.options.mass * self._predict(request)
-        listed = self._list(request.wanted, probabilities)
-        rest = 1.0 - sum(math.exp(c.logprob_nats) for c in listed)
-        floor = min(listed[-1].logprob_nats, math.log(max(rest, 1e-12)))
-        usage = Usage(prompt_tokens=_tokens(request.prompt.text), cached_tokens=0, output_tokens=1)
-        return NextTokenReply(tuple(listed), floor, usage, self.model)
+
+    def _cached_tokens(self, text: str, affinity: int | None) -> int:
+        if affinity is None or not self.options.prefix_cache:
+            return 0
+        known = _common_beginning(self._kept.get(affinity, ""), text)
+        self._kept[affinity] = text
+        return known // TOKEN_CHARS
 
     def _maybe_fail(self) -> None:
         draw = float(self._faults.random())
@@ -146,30 +180,40 @@ class Synthetic:
         if draw < self.options.failures + self.options.rate_limited:
             raise RateLimitError("too many requests, on purpose", provider=self.name, model=self.model)
 
-    def _predict(self, request: NextTokenRequest) -> Floats:
-        """P(label) from counts of (evidence, label) in the context, the way naive Bayes with soft counts does."""
-        n = len(request.wanted)
-        counts = self.options.prior * np.eye(n) + 0.5
-        for text, label in request.prompt.demonstrations:
-            if label in request.wanted:
-                counts[:, request.wanted.index(label)] += self._evidence(text, n)
+    def _positions(self, prompt: Prompt, wanted: Sequence[str], first: int) -> Iterator[Position]:
+        """What it expects at each label from the demonstration `first` on, and after the query, in one reading."""
+        counts = self.options.prior * np.eye(len(wanted)) + 0.5
+        said = _hash(self.options.seed, "noise")
+        chunks = iter(prompt.chunks)
+        for k, (text, label) in enumerate((*prompt.demonstrations, (prompt.query, ""))):
+            said.update(next(chunks).encode())
+            if k >= first:
+                yield self._expected(wanted, self.options.mass * self._predict(counts, text, said.digest()))
+            said.update(next(chunks, "").encode())
+            if label in wanted:
+                counts[:, wanted.index(label)] += self._evidence(text, len(wanted))
+
+    def _predict(self, counts: Table, text: str, context: bytes) -> Floats:
+        """P(label) from counts of (evidence, label), the way naive Bayes with soft counts does."""
         given_class = counts / counts.sum(axis=1, keepdims=True)
-        logits = np.log(self._evidence(request.prompt.query, n) @ given_class)
+        logits = np.log(self._evidence(text, len(counts)) @ given_class)
         logits[-1] += self.options.bias
-        logits += self.options.noise * self._normals("noise", request.prompt.text, n)
+        if self.options.noise:
+            logits += self.options.noise * _normals(context, len(counts))
         odds = np.exp(logits - logits.max())
         return cast(Floats, odds / odds.sum())
 
     def _shown(self, text: str, n_labels: int) -> Floats:
         """What the text shows: a distribution over classes, peaked at its truth when the signal is strong."""
-        shown = self._normals("evidence", text, n_labels)
+        shown = _normals(_digest(self.options.seed, "evidence", text), n_labels)
         shown[self.truth(text, n_labels)] += self.options.signal
         odds = np.exp(shown - shown.max())
         return cast(Floats, odds / odds.sum())
 
-    def _normals(self, purpose: str, text: str, n: int) -> Floats:
-        words = np.frombuffer(_digest(self.options.seed, purpose, text), dtype=np.uint32)
-        return np.random.default_rng(words.tolist()).standard_normal(n)
+    def _expected(self, wanted: Sequence[str], probabilities: Floats) -> Position:
+        listed = self._list(wanted, probabilities)
+        rest = 1.0 - sum(math.exp(c.logprob_nats) for c in listed)
+        return Position(tuple(listed), min(listed[-1].logprob_nats, math.log(max(rest, 1e-12))))
 
     def _list(self, wanted: Sequence[str], probabilities: Floats) -> list[Candidate]:
         """The labels among filler words that share the rest of the probability in halves, cut at top-k."""
@@ -182,12 +226,30 @@ class Synthetic:
 def _sensible(name: str, value: float) -> bool:
     if name in ("mass", "failures", "rate_limited"):
         return 0 <= value <= 1
+    if name in ("echo", "prefix_cache"):
+        return value in (0, 1)
     return name == "bias" or value >= (2 if name == "top_k" else 0)
 
 
+def _hash(seed: int, purpose: str) -> hashlib._Hash:
+    return hashlib.sha256(f"{seed}\0{purpose}\0".encode())
+
+
 def _digest(seed: int, purpose: str, text: str) -> bytes:
-    return hashlib.sha256(f"{seed}\0{purpose}\0{text}".encode()).digest()
+    whole = _hash(seed, purpose)
+    whole.update(text.encode())
+    return whole.digest()
+
+
+def _normals(digest: bytes, n: int) -> Floats:
+    return np.random.default_rng(np.frombuffer(digest, dtype=np.uint32).tolist()).standard_normal(n)
 
 
 def _tokens(text: str) -> int:
-    return len(text) // 4 + 1
+    return len(text) // TOKEN_CHARS + 1
+
+
+def _common_beginning(one: str, other: str) -> int:
+    """Length of the text with which both begin, by bisection: prompts are long."""
+    shorter = min(len(one), len(other))
+    return bisect_left(range(shorter), True, key=lambda k: one[: k + 1] != other[: k + 1])

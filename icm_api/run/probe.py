@@ -6,11 +6,13 @@ labels out of reach, numbers that do not answer to the prompt or change from cal
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from icm_api.core.context import Query
+from icm_api.core.context import Chain, Query
+from icm_api.core.labels import logsumexp
 from icm_api.errors import CapabilityError
 from icm_api.providers.base import Provider
 from icm_api.run.scorer import PromptScorer
@@ -29,6 +31,11 @@ FEW_SHOT = (
 QUERY = "Dogs can bark."
 ENOUGH_MASS = 0.05
 JITTER_NATS = 0.01
+ECHO_NATS = 0.1
+"""Prompt log-probs and next-token log-probs of the same place may differ by so much: other kernels, other batches."""
+WRONG_ECHO_NATS = 0.5
+CHECKED_FROM = 3
+"""Positions whose prompt log-probs are checked: from here on the labels are likely enough to be listed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +63,7 @@ class ProbeReport:
 
 
 async def probe(provider: Provider, labels: Sequence[Label]) -> ProbeReport:
-    """Ask five short questions of a bare adapter (no cache: a repeated call must be a call). Two labels.
+    """Ask a few short questions of a bare adapter (no cache: a repeated call must be a call). Two labels.
 
     Raises AuthError, RequestError and the like as they are: those say nothing of log-probs.
     """
@@ -85,9 +92,23 @@ class _Probe:
             await self._answers_to("the last label", self._flipped(-1), first),
             await self._answers_to("the first label", self._flipped(0), first),
             _jitter(first, await self._score(self.query)),
+            *await self._prompt_logprobs(),
             _usage(reply),
             _context(self.provider),
         ]
+
+    async def _prompt_logprobs(self) -> list[Check]:
+        """Each label's log-prob within a sequence must be what it is after the same text alone. Some hosts give that of
+        the next place: numbers that look right and are not."""
+        if not self.provider.capabilities.prompt_logprobs:
+            return []
+        shown = (*self.query.demonstrations, (self.query.example, 0))
+        alone = [Query(shown[k][0], shown[:k]) for k in range(CHECKED_FROM, len(shown))]
+        try:
+            (together,) = await self.scorer.score_chains([Chain(shown, CHECKED_FROM)])
+            return [_agreement(together, await self.scorer.score(alone))]
+        except CapabilityError as error:
+            return [Check("prompt log-probs", "fail", str(error))]
 
     async def _score(self, query: Query) -> LabelScore:
         return (await self.scorer.score([query]))[0]
@@ -117,6 +138,29 @@ def _reach(score: LabelScore) -> Check:
 def _jitter(first: LabelScore, second: LabelScore) -> Check:
     moved = _distance(first, second)
     return Check("repeated call", "ok" if moved <= JITTER_NATS else "warn", f"differs by {moved:.4f} nats")
+
+
+def _agreement(together: Sequence[LabelScore], alone: Sequence[LabelScore]) -> Check:
+    name = "prompt log-probs"
+    apart = [
+        abs(one - other)
+        for pair in zip(together, alone, strict=True)
+        for one, other in zip(*map(_raw_nats, pair), strict=True)
+        if one is not None and other is not None
+    ]
+    if not apart:
+        return Check(name, "warn", "not comparable: no label is in both lists (--top-k)")
+    worst = f"{len(apart)} of them differ by up to {max(apart):.3f} nats from next-token requests for the same places"
+    if max(apart) > WRONG_ECHO_NATS:
+        return Check(name, "fail", f"{worst}: they are not those of the labels; do without --echo")
+    return Check(name, "ok" if max(apart) <= ECHO_NATS else "warn", worst)
+
+
+def _raw_nats(score: LabelScore) -> list[float | None]:
+    """Log-probabilities as before they were renormalised; None where one is only bounded."""
+    labels = list(zip(score.logprobs_nats, score.bounded, strict=True))
+    shift = math.log(score.mass) - logsumexp(value for value, bounded in labels if not bounded)
+    return [None if bounded else value + shift for value, bounded in labels]
 
 
 def _usage(reply: NextTokenReply) -> Check:

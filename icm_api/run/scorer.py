@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
-from icm_api.core.context import Query
+from icm_api.core.context import Chain, Query
 from icm_api.core.labels import (
     Reading,
     label_score,
@@ -19,7 +20,7 @@ from icm_api.core.labels import (
 )
 from icm_api.errors import CapabilityError, IcmError
 from icm_api.providers.base import Provider
-from icm_api.types import Label, LabelScore, NextTokenReply, NextTokenRequest, Prompt
+from icm_api.types import Label, LabelScore, NextTokenReply, NextTokenRequest, Prompt, SequenceRequest, Usage
 
 T = TypeVar("T")
 
@@ -46,10 +47,33 @@ class PromptScorer:
         self._concurrency = concurrency
         self.bounded = 0
         """Scores in which a label was only bounded."""
+        self._slots = _slots(min(concurrency, provider.capabilities.prefix_slots or concurrency))
+        self._repeated_tokens = self._cached_tokens = 0
 
     async def score(self, queries: Sequence[Query]) -> list[LabelScore]:
         """One score a query, in order, asked side by side. Raises the first ProviderError or BudgetError."""
         return await gather([partial(self._score, query) for query in queries], self._concurrency)
+
+    async def score_chains(self, chains: Sequence[Chain]) -> list[list[LabelScore]]:
+        """For each chain one score for each of its scored examples.
+
+        One request a chain where the provider gives prompt log-probs. Elsewhere a walk: one next-token request after
+        another, each prompt the last one with its label and one more example, so that the host's prefix cache holds
+        all but that. No more walks go side by side than the host keeps prompts: they would push each other out.
+        Raises as `score` does.
+        """
+        if self._provider.capabilities.prompt_logprobs:
+            return await gather([partial(self._score_sequence, chain) for chain in chains], self._concurrency)
+        return await gather([partial(self._walk, chain) for chain in chains], self._slots.maxsize)
+
+    @property
+    def walk_cached_share(self) -> float | None:
+        """How much of what the steps of walks had in common with the step before them came from the host's cache.
+
+        About 1 where its prefix cache holds, whatever the walks' length; None: no reply has said. A reply from this
+        program's own cache counts as the host once gave it.
+        """
+        return self._cached_tokens / self._repeated_tokens if self._repeated_tokens else None
 
     def prompt(self, query: Query) -> Prompt:
         """What is sent for a query."""
@@ -57,33 +81,83 @@ class PromptScorer:
         return Prompt(self._texts[query.example], demonstrations, self._preamble)
 
     async def _score(self, query: Query) -> LabelScore:
-        prompt = self.prompt(query)
-        reply = await self._provider.send(NextTokenRequest(prompt, self.wanted))
-        readings = [await self._read(prompt, reply, "", label.text) for label in self._labels]
+        question = NextTokenRequest(self.prompt(query), self.wanted)
+        return await self._judge(question, await self._provider.send(question))
+
+    async def _score_sequence(self, chain: Chain) -> list[LabelScore]:
+        queries = _queries(chain)
+        if not queries:
+            return []
+        reply = await self._provider.send(SequenceRequest(self.prompt(queries[-1]), self.wanted, chain.first))
+        if len(reply.positions) != len(queries):
+            raise self._incapable(f"the reply has {len(reply.positions)} positions for {len(queries)} examples")
+        questions = [NextTokenRequest(self.prompt(query), self.wanted) for query in queries]
+        return [await self._judge(question, reply.at(k)) for k, question in enumerate(questions)]
+
+    async def _walk(self, chain: Chain) -> list[LabelScore]:
+        slot = await self._slots.get()
+        try:
+            return await self._steps(chain, slot)
+        finally:
+            self._slots.put_nowait(slot)
+
+    async def _steps(self, chain: Chain, slot: int) -> list[LabelScore]:
+        scores: list[LabelScore] = []
+        before = Usage()
+        for query in _queries(chain):
+            question = NextTokenRequest(self.prompt(query), self.wanted, affinity=slot)
+            reply = await self._provider.send(question)
+            scores.append(await self._judge(question, reply))
+            self._count_walked(before, reply.usage)
+            before = reply.usage
+        return scores
+
+    def _count_walked(self, before: Usage, usage: Usage) -> None:
+        if before.prompt_tokens is not None and usage.cached_tokens is not None:
+            self._repeated_tokens += before.prompt_tokens
+            self._cached_tokens += min(usage.cached_tokens, before.prompt_tokens)
+
+    async def _judge(self, question: NextTokenRequest, reply: NextTokenReply) -> LabelScore:
+        readings = [await self._read(question, reply, label.text) for label in self._labels]
         score = label_score(self._labels, readings, reply.candidates, min_mass=self._min_mass)
         self.bounded += any(score.bounded)
         return score
 
-    async def _read(self, prompt: Prompt, reply: NextTokenReply, said: str, spelling: str) -> Reading:
-        """Log-probability of the whole spelling after `said`: listed, read on from a listed beginning, or bounded."""
+    async def _read(self, question: NextTokenRequest, reply: NextTokenReply, spelling: str) -> Reading:
+        """Log-probability of the whole spelling (of what is left of it, when the question goes on inside a label):
+        listed, read on from a listed beginning, or bounded."""
         if listed := read_listed(spelling, reply.candidates):
             return listed
         begun = longest_beginning(spelling, reply.candidates)
         if begun is None:
             return read_unlisted(reply)
-        if said + begun.text in self.wanted:
+        said = question.continuation + begun.text
+        if said in self.wanted:
             raise self._incapable(
-                f"the model writes the label {said + spelling!r} as {said + begun.text!r} and more, so the shorter "
+                f"the model writes the label {question.continuation + spelling!r} as {said!r} and more, so the shorter "
                 "label's probability holds the longer one's: use labels that begin differently"
             )
         if not self._provider.capabilities.continues_label:
             return Reading(logsumexp((begun.logprob_nats, read_unlisted(reply).logprob_nats)), bounded=True)
-        said, rest = said + begun.text, spelling[len(begun.text) :]
-        further = await self._provider.send(NextTokenRequest(prompt, (rest,), said))
-        return read_split(begun, await self._read(prompt, further, said, rest), reply)
+        rest = spelling[len(begun.text) :]
+        further = replace(question, wanted=(rest,), continuation=said)
+        return read_split(begun, await self._read(further, await self._provider.send(further), rest), reply)
 
     def _incapable(self, message: str) -> CapabilityError:
         return CapabilityError(message, provider=self._provider.name, model=self._provider.model)
+
+
+def _queries(chain: Chain) -> list[Query]:
+    """The questions that a chain asks one after another."""
+    return [Query(chain.examples[k][0], chain.examples[:k]) for k in range(chain.first, len(chain.examples))]
+
+
+def _slots(count: int) -> asyncio.PriorityQueue[int]:
+    """Numbers of the walks that may go side by side, the lowest first: who takes one puts it back."""
+    slots: asyncio.PriorityQueue[int] = asyncio.PriorityQueue(count)
+    for number in range(count):
+        slots.put_nowait(number)
+    return slots
 
 
 async def gather(jobs: Sequence[Callable[[], Awaitable[T]]], workers: int) -> list[T]:

@@ -6,7 +6,17 @@ from hypothesis import strategies as st
 
 from icm_api.client.codec import canonical_json, decode_reply, encode_reply, request_key
 from icm_api.errors import CapabilityError, ProviderError
-from icm_api.types import Candidate, Json, NextTokenReply, Prompt, TokenCountReply, Usage
+from icm_api.types import (
+    Candidate,
+    Json,
+    NextTokenReply,
+    Position,
+    Prompt,
+    SequenceReply,
+    SequenceRequest,
+    TokenCountReply,
+    Usage,
+)
 from tests.unit.client.scripted import answer, ask, count_tokens
 
 IDENTITY: dict[str, Json] = {
@@ -32,6 +42,14 @@ def test_every_reply_reads_back_equal_to_the_last_bit(reply):
     assert decode_reply(ask(), encode_reply(ask(), reply)) == reply
 
 
+@given(st.lists(replies, max_size=3))
+def test_the_positions_of_a_sequence_read_back_too(places):
+    request = SequenceRequest(ask().prompt, ask().wanted)
+    positions = tuple(Position(place.candidates, place.floor_nats) for place in places)
+    reply = SequenceReply(positions, Usage(9, 0, 1), "scripted-1")
+    assert decode_reply(request, encode_reply(request, reply)) == reply
+
+
 def test_a_token_count_reads_back_too():
     reply = TokenCountReply((3, 0, 12))
     assert decode_reply(count_tokens("a"), encode_reply(count_tokens("a"), reply)) == reply
@@ -53,6 +71,8 @@ def test_everything_that_can_change_the_answer_changes_the_key():
         replace(request, continuation=" Tr"),
         *(replace(request, prompt=prompt) for prompt in _changed(request.prompt)),
         count_tokens("Is water wet?"),
+        SequenceRequest(request.prompt, request.wanted),
+        SequenceRequest(request.prompt, request.wanted, first=1),
     ]
     keys = [request_key(IDENTITY, other) for other in (request, *others)]
     keys += [request_key({**IDENTITY, "model": "n"}, request), request_key({**IDENTITY, "extra": None}, request)]
@@ -66,6 +86,10 @@ def _changed(prompt: Prompt):
     yield replace(prompt, separator="\n")
     # The same text cut elsewhere may be tokenised or sent as turns in another way.
     yield Prompt(query=prompt.text, separator="\n\n")
+
+
+def test_where_a_request_is_answered_does_not_change_the_key():
+    assert request_key(IDENTITY, replace(ask(), affinity=3)) == request_key(IDENTITY, ask())
 
 
 def test_the_key_is_stable_from_one_version_of_the_program_to_the_next():

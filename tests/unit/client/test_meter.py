@@ -10,7 +10,7 @@ from icm_api.client.meter import Limits, Metered, Snapshot, Tally, prompt_token_
 from icm_api.client.retry import RetryPolicy
 from icm_api.client.stack import Client, build_client
 from icm_api.errors import BudgetError, CapabilityError, IcmError, TransientError
-from icm_api.types import Prompt, Usage
+from icm_api.types import Prompt, SequenceReply, SequenceRequest, Usage
 from tests.unit.client.scripted import FakeTime, Gated, Scripted, answer, ask, broken, busy, count_tokens, settle
 
 BOUND = prompt_token_bound(ask())
@@ -91,6 +91,19 @@ def test_the_bound_covers_a_token_for_each_byte_and_markers_around_each_part(que
     size_bytes = len(prompt.text.encode("utf-8", "surrogatepass"))
     request = ask(query, preamble=preamble, demonstrations=tuple(demonstrations))
     assert prompt_token_bound(request) >= size_bytes + 16 * len(prompt.chunks)
+
+
+def test_a_sequence_is_bounded_as_its_prompt_is():
+    request = ask("a query", demonstrations=(("a text", " True"),))
+    assert prompt_token_bound(SequenceRequest(request.prompt, request.wanted)) >= prompt_token_bound(request) - 16
+
+
+async def test_a_sequence_is_one_paid_request():
+    reply = SequenceReply((), Usage(30, 0, 1), "scripted-1")
+    provider, tally = metered(Scripted([reply]))
+    assert await provider.send(SequenceRequest(Prompt("a query"), (" True",))) == reply
+    counts = tally.snapshot(0)
+    assert (counts.requests, counts.prompt_tokens) == (1, 30)
 
 
 async def test_a_paid_request_whose_price_has_no_bound_is_not_sent():

@@ -96,3 +96,10 @@ def test_the_floor_is_what_the_list_leaves_over_when_that_is_less():
 
 def test_the_floor_stays_finite_when_rounding_leaves_nothing_over():
     assert floor_nats([Candidate("a", math.log(0.7)), Candidate("b", math.log(0.3005))]) > -math.inf
+
+
+def test_a_token_listed_out_of_turn_lowers_the_floor_only_by_what_it_holds():
+    listed = [Candidate("a", math.log(0.5)), Candidate("b", math.log(0.2))]
+    assert floor_nats(listed, beside=Candidate("c", -12.0)) == pytest.approx(math.log(0.2))
+    assert floor_nats(listed, beside=Candidate("c", math.log(0.2))) == pytest.approx(math.log(0.1), abs=1e-4)
+    assert floor_nats([], beside=Candidate("c", math.log(0.9))) == pytest.approx(math.log(0.1), abs=1e-4)

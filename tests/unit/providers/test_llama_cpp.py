@@ -154,6 +154,26 @@ async def test_a_label_outside_the_list_is_asked_for_in_the_whole_vocabulary_fro
     assert second.body["cache_prompt"] is False
 
 
+async def test_an_affinity_is_one_of_the_servers_slots(server, tiny, connect):
+    model = tiny()
+    adapter = await connect(top_k=2)
+    assert adapter.capabilities.prefix_slots == PROPS["total_slots"] == 2
+    last = min(range(len(PIECES)), key=lambda k: model.logprobs(PROMPT_IDS)[k])
+    for affinity in (0, 1, 2, 3):
+        await adapter.send(NextTokenRequest(PROMPT, (PIECES[last],), affinity=affinity))
+    slots = [asked.body["id_slot"] for asked in server.requests("/completion")]
+    assert slots == [0, 0, 1, 1, 0, 0, 1, 1], "the whole vocabulary is asked in the same slot"
+
+
+async def test_a_server_that_does_not_tell_its_slots_chooses_one_itself(server, tiny, connect):
+    tiny()
+    server.answer("/props", {name: value for name, value in PROPS.items() if name != "total_slots"})
+    adapter = await connect()
+    assert adapter.capabilities.prefix_slots is None
+    await adapter.send(NextTokenRequest(PROMPT, (), affinity=1))
+    assert "id_slot" not in server.requests("/completion")[0].body
+
+
 async def test_a_server_that_caps_its_list_is_refused_rather_than_guessed(tiny, connect):
     model = tiny()
     model.cap = 3

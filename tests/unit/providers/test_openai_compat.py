@@ -18,7 +18,8 @@ from icm_api.errors import (
     TransientError,
 )
 from icm_api.providers.openai_compat import OpenAICompatible, chat_messages
-from icm_api.types import NextTokenReply, NextTokenRequest, Prompt, TokenCountRequest, Usage
+from icm_api.types import NextTokenReply, NextTokenRequest, Prompt, SequenceRequest, TokenCountRequest, Usage
+from tests.unit.providers.test_echo import an_echo
 
 KEY = "sk-very-secret-0123456789"
 ROUTES = {"completions": "/v1/completions", "chat": "/v1/chat/completions"}
@@ -219,6 +220,42 @@ async def test_an_error_inside_a_200_reply_is_raised(server, open_adapter):
         await ask(open_adapter())
 
 
+async def test_echo_asks_for_the_whole_text_back_and_reads_every_label(server, open_adapter):
+    tokens = ["Judge", ".", "\n\n", "Text: a\nLabel:", " True", "\n\n", "Text: b\nLabel:"]
+    server.answer(ROUTES["completions"], a_reply(an_echo(tokens), usage={"prompt_tokens": 9}))
+    adapter = open_adapter(echo=True, top_k=5)
+    assert adapter.capabilities.prompt_logprobs
+    reply = await adapter.send(SequenceRequest(PROMPT, (" True", " False")))
+    assert server.asked[0].body == {
+        "model": "asked",
+        "prompt": PROMPT.text,
+        "max_tokens": 1,
+        "temperature": 0,
+        "logprobs": 5,
+        "echo": True,
+    }
+    assert [position.candidates[0].logprob_nats for position in reply.positions] == [-0.704, -0.707]
+    assert (reply.model, reply.usage) == ("served", Usage(9))
+
+
+async def test_a_host_that_ignores_echo_is_refused(server, open_adapter):
+    for logprobs in (LEGACY, CHAT):
+        server.answer(ROUTES["completions"], a_reply(logprobs))
+        with pytest.raises(CapabilityError, match="ignored echo"):
+            await open_adapter(echo=True).send(SequenceRequest(PROMPT, (" True",)))
+
+
+async def test_sequences_are_offered_only_with_echo(server, open_adapter):
+    assert not open_adapter().capabilities.prompt_logprobs
+    with pytest.raises(CapabilityError, match="sequence"):
+        await open_adapter().send(SequenceRequest(PROMPT, (" True",)))
+    assert server.asked == []
+
+
+async def test_echo_leaves_cached_answers_to_other_questions_valid(open_adapter):
+    assert open_adapter(echo=True).identity == open_adapter().identity
+
+
 async def test_token_counts_are_not_offered(open_adapter):
     adapter = open_adapter()
     assert not adapter.capabilities.counts_tokens
@@ -248,7 +285,9 @@ async def test_closing_twice_is_fine(open_adapter):
     await adapter.aclose()
 
 
-@pytest.mark.parametrize("changes", [{"route": "echo"}, {"top_k": 0}, {"base_url": "localhost"}])
+@pytest.mark.parametrize(
+    "changes", [{"route": "echo"}, {"top_k": 0}, {"base_url": "localhost"}, {"route": "chat", "echo": True}]
+)
 def test_unusable_settings_are_refused(open_adapter, changes):
     with pytest.raises(ConfigError):
         open_adapter(**changes)

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from importlib.metadata import EntryPoint, EntryPoints
+from typing import Any
 
 import pytest
 
@@ -108,6 +109,17 @@ async def test_a_setting_that_a_provider_would_not_use_is_refused(name):
     settings = ProviderSettings(model="m", base_url="http://127.0.0.1:9", options={"nosie": "1"})
     with pytest.raises(ConfigError, match="does not take --provider-option"):
         await open_provider(name, settings, {})
+
+
+async def test_echo_is_for_hosts_with_openais_completions_route():
+    here: dict[str, Any] = {"model": "m", "base_url": "http://127.0.0.1:9/v1", "echo": True}
+    provider = await open_provider("openai-compatible", ProviderSettings(**here), {})
+    assert provider.capabilities.prompt_logprobs
+    await provider.aclose()
+    with pytest.raises(ConfigError, match="needs route completions"):
+        await open_provider("openai-compatible", ProviderSettings(**here, route="chat"), {})
+    with pytest.raises(ConfigError, match="does not take --echo"):
+        await open_provider("llama-cpp", ProviderSettings(**here), {})
 
 
 async def test_the_local_row_is_opened_by_a_run():

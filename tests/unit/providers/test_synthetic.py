@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -12,7 +13,7 @@ from icm_api.core.problem import Problem
 from icm_api.errors import CapabilityError, ConfigError, RateLimitError, TransientError
 from icm_api.providers.synthetic import Synthetic, SyntheticOptions
 from icm_api.run.scorer import PromptScorer
-from icm_api.types import Label, NextTokenRequest, Prompt, TokenCountRequest
+from icm_api.types import Label, NextTokenRequest, Prompt, SequenceRequest, TokenCountRequest
 
 WANTED = (" False", " True")
 LABELS = (Label("False", " False"), Label("True", " True"))
@@ -106,10 +107,46 @@ def test_options_come_as_text_and_a_wrong_one_is_named():
         Synthetic.from_options({"nois": "1"})
     with pytest.raises(ConfigError, match="'much' is not a number"):
         Synthetic.from_options({"noise": "much"})
+    with pytest.raises(ConfigError, match="'2' is out of range"):
+        Synthetic.from_options({"echo": "2"})
+
+
+@pytest.mark.parametrize("options", [SyntheticOptions(), SyntheticOptions(noise=0.7, bias=0.3, mass=0.01, top_k=5)])
+async def test_a_sequence_gets_exactly_the_numbers_that_next_token_requests_get(options):
+    provider = Synthetic(options)
+    shown = (*truthful(provider, 12), ("naïve ☕", " Odd"), ("one more", " True"))
+    reply = await provider.send(SequenceRequest(Prompt("the query", shown, "Judge."), WANTED, first=3))
+    texts = [text for text, _ in shown[3:]] + ["the query"]
+    assert len(reply.positions) == len(texts)
+    for k, text in enumerate(texts):
+        alone = await provider.send(NextTokenRequest(Prompt(text, shown[: k + 3], "Judge."), WANTED))
+        assert (reply.at(k).candidates, reply.at(k).floor_nats) == (alone.candidates, alone.floor_nats)
+    assert reply.usage == alone.usage
+    assert provider.requests == 1 + len(texts)
+
+
+async def test_without_the_option_it_answers_no_sequence():
+    provider = Synthetic(SyntheticOptions(echo=0))
+    assert not provider.capabilities.prompt_logprobs
+    with pytest.raises(CapabilityError, match="sequence"):
+        await provider.send(SequenceRequest(Prompt("q"), WANTED))
+
+
+async def test_each_affinity_keeps_its_last_prompt():
+    provider = Synthetic()
+
+    async def cached(query: str, affinity: int | None) -> int | None:
+        return (await provider.send(replace(request(query), affinity=affinity))).usage.cached_tokens
+
+    assert [await cached("a" * 40, k) for k in (0, 0, 1, None, None)] == [0, 10, 0, 0, 0]
+    assert await cached("a" * 20 + "b" * 60, 0) == 5
+    assert await cached("a" * 40, 0) == 5, "only the last prompt is kept"
+    assert await cached("a" * 41, 1) == 10
 
 
 def test_faults_and_latency_are_no_part_of_its_identity():
     assert Synthetic(SyntheticOptions(failures=0.5, latency_s=1)).identity == Synthetic().identity
+    assert Synthetic(SyntheticOptions(echo=0, prefix_cache=0)).identity == Synthetic().identity
     assert Synthetic(SyntheticOptions(bias=1)).identity != Synthetic().identity
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -11,11 +13,22 @@ from typing import Any
 
 import pytest
 
-from icm_api.core.context import Query
+from icm_api.client.cache import Cached, open_cache
+from icm_api.core.context import Chain, Query
 from icm_api.errors import CapabilityError, RequestError, TransientError
-from icm_api.providers.synthetic import Synthetic
+from icm_api.providers.synthetic import Synthetic, SyntheticOptions
 from icm_api.run.scorer import PromptScorer, gather
-from icm_api.types import Candidate, Capabilities, Label, NextTokenReply, NextTokenRequest, Usage
+from icm_api.types import (
+    Candidate,
+    Capabilities,
+    Label,
+    NextTokenReply,
+    NextTokenRequest,
+    Position,
+    SequenceReply,
+    SequenceRequest,
+    Usage,
+)
 
 LABELS = (Label("negative", " negative"), Label("positive", " positive"))
 TEXTS = ("Text: a\nLabel:", "Text: b\nLabel:", "Text: c\nLabel:")
@@ -142,3 +155,162 @@ async def test_a_failing_provider_raises_through_the_scorer():
 
     with pytest.raises(TransientError):
         await probabilities(Failing({}))
+
+
+# --- chains -----------------------------------------------------------------------------------------------
+
+MANY = tuple(f"Text: number {k}\nLabel:" for k in range(12))
+
+
+class Host(Synthetic):
+    """The offline learner, keeping what it was asked and how much of it at a time."""
+
+    def __init__(self, slots: int | None = None, **options: Any) -> None:
+        super().__init__(SyntheticOptions(**options))
+        self.slots = slots
+        self.asked: list[Any] = []
+        self.walking: Counter[int | None] = Counter()
+        self.most_in_a_slot = self.most_at_once = 0
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return replace(super().capabilities, prefix_slots=self.slots)
+
+    async def send(self, request: Any) -> Any:
+        self.asked.append(request)
+        affinity = getattr(request, "affinity", None)
+        self.walking[affinity] += 1
+        self.most_in_a_slot = max(self.most_in_a_slot, self.walking[affinity])
+        self.most_at_once = max(self.most_at_once, self.walking.total())
+        await asyncio.sleep(0)
+        self.walking[affinity] -= 1
+        return await super().send(request)
+
+
+def judge(provider: Any, concurrency: int = 8) -> PromptScorer:
+    return PromptScorer(provider, LABELS, MANY, preamble="Judge.", min_mass=0.0, concurrency=concurrency)
+
+
+def chain(*examples: int, first: int = 0) -> Chain:
+    return Chain(tuple((example, example % 2) for example in examples), first)
+
+
+async def test_a_walk_asks_one_prompt_after_another_each_the_last_with_its_label_and_one_more_example():
+    host = Host(echo=0)
+    await judge(host).score_chains([chain(3, 1, 2, 0, first=1)])
+    prompts = [request.prompt for request in host.asked]
+    assert [prompt.query for prompt in prompts] == [MANY[1], MANY[2], MANY[0]]
+    for before, after in itertools.pairwise(prompts):
+        grown = before.text + after.demonstrations[-1][1]
+        assert after.text.startswith(grown)
+        assert after.text != grown
+    assert {request.affinity for request in host.asked} == {0}
+
+
+async def test_a_walk_asks_what_single_queries_ask():
+    walked = (await judge(Host(echo=0)).score_chains([chain(3, 1, 2)]))[0]
+    queries = [Query(3, ()), Query(1, ((3, 1),)), Query(2, ((3, 1), (1, 1)))]
+    assert walked == await judge(Host(echo=0)).score(queries)
+
+
+@pytest.mark.parametrize(("slots", "concurrency", "side_by_side"), [(2, 8, 2), (8, 3, 3), (None, 4, 4), (1, 8, 1)])
+async def test_never_two_walks_share_a_slot_and_no_more_go_than_there_are(slots, concurrency, side_by_side):
+    host = Host(slots, echo=0)
+    scorer = judge(host, concurrency)
+    walks = [chain(k, (k + 1) % 12, (k + 2) % 12) for k in range(6)]
+    both = await asyncio.gather(scorer.score_chains(walks), scorer.score_chains(walks[::-1]))
+    assert both[0] == both[1][::-1]
+    assert host.most_in_a_slot == 1
+    assert host.most_at_once == side_by_side
+    assert {request.affinity for request in host.asked} == set(range(side_by_side))
+
+
+async def test_a_slot_is_free_again_after_a_walk_that_failed():
+    class Failing(Host):
+        failing = True
+
+        async def send(self, request: Any) -> Any:
+            if self.failing:
+                raise TransientError("down")
+            return await super().send(request)
+
+    host = Failing(slots=1, echo=0)
+    scorer = judge(host)
+    with pytest.raises(TransientError):
+        await scorer.score_chains([chain(0, 1), chain(2, 3)])
+    host.failing = False
+    assert len((await scorer.score_chains([chain(0, 1)]))[0]) == 2
+
+
+async def test_the_clients_cache_keeps_every_step_of_a_walk(tmp_path):
+    host = Host(echo=0)
+    provider = Cached(host, open_cache(tmp_path))
+    await judge(provider).score_chains([chain(0, 1, 2)])
+    await judge(provider).score_chains([chain(5, 6), chain(0, 1, 2, 3)])
+    await provider.aclose()
+    assert host.requests == 3 + 2 + 1, "another slot asks the same question"
+
+
+async def test_prompt_logprobs_take_one_request_a_chain_and_give_what_a_walk_gives():
+    chains = [chain(3, 1, 2, 0), chain(5, 4, 6, 7, first=2)]
+    host = Host(noise=0.5)
+    echoed = await judge(host).score_chains(chains)
+    assert [type(request) for request in host.asked] == [SequenceRequest, SequenceRequest]
+    assert [len(scores) for scores in echoed] == [4, 2]
+    assert echoed == await judge(Host(noise=0.5, echo=0)).score_chains(chains)
+
+
+@pytest.mark.parametrize("echo", [0, 1])
+async def test_a_chain_without_scored_examples_asks_nothing(echo):
+    host = Host(echo=echo)
+    assert await judge(host).score_chains([Chain(()), chain(1, 2, first=2)]) == [[], []]
+    assert host.asked == []
+
+
+class Echoing(Scripted):
+    """Answers sequences with the same table at every position."""
+
+    def __init__(self, tokens: dict[str, dict[str, float]], positions: int) -> None:
+        super().__init__(tokens)
+        self.positions = positions
+        self.capabilities = replace(self.capabilities, prompt_logprobs=True)
+
+    async def send(self, request: Any) -> Any:
+        if not isinstance(request, SequenceRequest):
+            return await super().send(request)
+        listed = tuple(Candidate(text, math.log(p)) for text, p in self.tokens[""].items())
+        return SequenceReply((Position(listed, math.log(0.001)),) * self.positions, Usage(), self.model)
+
+
+async def test_a_label_of_several_tokens_within_a_sequence_is_completed_by_a_next_token_request():
+    provider = Echoing({"": {" negative": 0.2, " pos": 0.6}, " pos": {"itive": 0.5, "h": 0.5}}, positions=2)
+    (scores,) = await judge(provider).score_chains([chain(3, 1)])
+    assert [math.exp(p) for p in scores[1].logprobs_nats] == pytest.approx([0.4, 0.6])
+    assert [(r.prompt.query, len(r.prompt.demonstrations), r.continuation) for r in provider.asked] == [
+        (MANY[3], 0, " pos"),
+        (MANY[1], 1, " pos"),
+    ]
+
+
+async def test_a_label_out_of_reach_within_a_sequence_is_a_bound():
+    scorer = judge(Echoing({"": {" negative": 0.5}}, positions=2))
+    (scores,) = await scorer.score_chains([chain(3, 1)])
+    assert [score.bounded for score in scores] == [(False, True)] * 2
+    assert scorer.bounded == 2
+
+
+async def test_a_reply_with_too_few_positions_is_refused():
+    with pytest.raises(CapabilityError, match="1 positions for 2 examples"):
+        await judge(Echoing({"": {" negative": 0.5}}, positions=1)).score_chains([chain(3, 1)])
+
+
+async def test_whether_the_hosts_prefix_cache_holds_is_measured_on_walks():
+    holds, forgets, says_nothing = Host(echo=0), Host(echo=0, prefix_cache=0), Scripted({"": {" negative": 0.5}})
+    says_nothing.capabilities = replace(says_nothing.capabilities, prompt_logprobs=False)
+    shares: list[float | None] = []
+    for host in (holds, forgets, says_nothing):
+        scorer = judge(host)
+        assert scorer.walk_cached_share is None
+        await scorer.score_chains([chain(*range(8)), chain(*range(4, 12))])
+        shares.append(scorer.walk_cached_share)
+    assert shares == [pytest.approx(1, abs=0.05), 0.0, None]

@@ -1,0 +1,100 @@
+"""How often each label occurs, read off the scores: one bell curve a label, of one common shape.
+
+Averaged scores of examples with the same true label lie around a centre of their own, even when the labels shown in
+context were drawn under wrong shares. The sizes of these clusters, and not how many examples each label was given,
+tell the shares. Fitted by expectation maximisation (Dempster, Laird and Rubin 1977).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+
+from icm_api.core.calibrate import Floats, calibrated, log_softmax
+
+MOST_STEPS = 200
+TOLERANCE = 1e-6
+PSEUDO_EXAMPLES = 1.0
+"""Added to each label's count, so that no cluster shrinks to a single example."""
+LEAST_VARIANCE = 1e-2
+
+
+@dataclass(frozen=True, slots=True)
+class Mixture:
+    """A fitted mixture; its clusters are named by the label that is likeliest where they lie."""
+
+    shares: Floats
+    """(labels,)"""
+    posteriors: Floats
+    """(n, labels) probability that an example belongs to each label's cluster."""
+    loglik_nats: float
+    """Mean over the examples."""
+
+
+def fit_mixture(logprobs: Floats) -> Mixture:
+    """Fit to label log-probabilities (n, labels); of several starts the likeliest. n is at least 2 a label."""
+    points = logprobs[:, 1:] - logprobs[:, :1]
+    starts = [np.exp(calibrated(logprobs, shares)) for shares in candidate_shares(logprobs.shape[1])]
+    fits = [_expectation_maximisation(points, start) for start in starts]
+    return max(fits, key=lambda fit: fit.loglik_nats)
+
+
+def candidate_shares(n_labels: int) -> list[Floats]:
+    """Even shares, and for each label some where it is rarer or more frequent than the others."""
+    shares = [np.full(n_labels, 1 / n_labels)]
+    for label in range(n_labels if n_labels > 2 else 1):
+        for odds in (0.1, 0.3, 3.0, 10.0):
+            weighted = np.ones(n_labels)
+            weighted[label] = odds
+            shares.append(weighted / weighted.sum())
+    return shares
+
+
+def _expectation_maximisation(points: Floats, posteriors: Floats) -> Mixture:
+    loglik = -np.inf
+    for _ in range(MOST_STEPS):
+        shares, joint = _joint(points, posteriors)
+        top = joint.max(axis=1)
+        new = float((top + np.log(np.exp(joint - top[:, None]).sum(axis=1))).mean())
+        posteriors = np.exp(log_softmax(joint))
+        if abs(new - loglik) < TOLERANCE:
+            break
+        loglik = new
+    return _named(Mixture(shares, posteriors, new), points)
+
+
+def _joint(points: Floats, posteriors: Floats) -> tuple[Floats, Floats]:
+    """Maximisation for given posteriors; (shares, log joint density of each example and cluster up to a constant)."""
+    counts = posteriors.sum(axis=0)
+    shares = (counts + PSEUDO_EXAMPLES) / (counts + PSEUDO_EXAMPLES).sum()
+    centres = (posteriors.T @ points) / np.maximum(counts, 1e-9)[:, None]
+    around = points[:, None, :] - centres[None, :, :]
+    spread = np.einsum("nk,nkd,nke->de", posteriors, around, around) / len(points)
+    spread += LEAST_VARIANCE * np.eye(points.shape[1])
+    distance = np.einsum("nkd,de,nke->nk", around, np.linalg.inv(spread), around)
+    return shares, cast(Floats, np.log(shares) - 0.5 * distance - 0.5 * np.linalg.slogdet(spread)[1])
+
+
+def _named(fit: Mixture, points: Floats) -> Mixture:
+    """Clusters in the order of the labels: each label takes the cluster whose centre favours it most."""
+    counts = np.maximum(fit.posteriors.sum(axis=0), 1e-9)
+    centres = (fit.posteriors.T @ points) / counts[:, None]
+    favour = log_softmax(np.hstack([np.zeros((len(centres), 1)), centres - centres.mean(axis=0)]))
+    order = _best_assignment(favour)
+    return Mixture(fit.shares[order], fit.posteriors[:, order], fit.loglik_nats)
+
+
+def _best_assignment(favour: Floats) -> list[int]:
+    """For each label a cluster, greedily by how much the cluster favours it."""
+    left, order = set(range(len(favour))), [-1] * len(favour)
+    pairs: Iterable[tuple[int, int]] = sorted(
+        ((c, k) for c in left for k in left), key=lambda pair: -float(favour[pair])
+    )
+    for cluster, label in pairs:
+        if cluster in left and order[label] < 0:
+            order[label] = cluster
+            left.discard(cluster)
+    return order

@@ -1,0 +1,127 @@
+"""What passes over the examples say, added up: label scores of several orders and contexts averaged per example.
+
+Log-probabilities are averaged, not probabilities: what one order adds to the log-odds and the next takes away is then
+gone. An example that came early in a chain saw few labelled examples, so its score counts for less.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from icm_api.core.calibrate import Floats, log_softmax
+from icm_api.core.context import Chain
+from icm_api.types import LabelScore
+
+Bools: TypeAlias = NDArray[np.bool_]
+
+FULL_AT = 0.5
+"""Share of a chain after which a score counts in full."""
+LEAST_WEIGHT = 1e-3
+"""Of a chain's first example, which saw nothing: so little that any other pass outweighs it, but no average is void."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """Scores of one pass, in arrays of a row an example. A row of weight 0 was not scored; its other values are 0."""
+
+    logprobs: Floats
+    """(n, labels) nats, each scored row renormalised over the labels."""
+    weights: Floats
+    """(n,) 0..1: how much of its context stood before the example."""
+    mass: Floats
+    """(n,) share of the model's probability that the labels held."""
+    bounded: Bools
+    """(n, labels) True where the value is an upper bound."""
+
+
+def read_pass(chains: Sequence[Chain], scores: Sequence[Sequence[LabelScore]], n_examples: int, n_labels: int) -> Pass:
+    """The scores of chains that score no example twice (`ChainBuilder.cut`), as `Scorer.score_chains` gives them.
+
+    The weight at place k of a chain (its overlap counts) rises from 0 at its start to 1 at its middle, and is at least
+    `LEAST_WEIGHT`.
+    """
+    read = _blank(n_examples, n_labels)
+    for chain, chain_scores in zip(chains, scores, strict=True):
+        rows = list(chain.scored)
+        places = np.arange(chain.first, len(chain.examples))
+        _fill(read, rows, chain_scores)
+        read.weights[rows] = np.clip(places / (FULL_AT * len(chain.examples)), LEAST_WEIGHT, 1.0)
+    return read
+
+
+def read_scores(scores: Sequence[LabelScore | None], n_labels: int) -> Pass:
+    """One score an example from queries of its own, all of weight 1; None where there is none."""
+    read = _blank(len(scores), n_labels)
+    rows = [i for i, score in enumerate(scores) if score is not None]
+    _fill(read, rows, [score for score in scores if score is not None])
+    read.weights[rows] = 1.0
+    return read
+
+
+@dataclass(frozen=True, slots=True)
+class Average:
+    """Weighted sums over passes; start with `Average.empty`, go on with `plus`."""
+
+    total: Floats
+    """(n, labels) sum of weight x log-probability."""
+    weights: Floats
+    """(n,) sum of the weights; 0: no pass scored the example."""
+    masses: Floats
+    """(n,) sum of weight x mass."""
+    bounded: Bools
+    """(n, labels) True where any pass had only a bound."""
+
+    @classmethod
+    def empty(cls, n_examples: int, n_labels: int) -> Average:
+        blank = _blank(n_examples, n_labels)
+        return cls(blank.logprobs, blank.weights, blank.mass, blank.bounded)
+
+    def plus(self, new: Pass, *, decay: float = 1.0) -> Average:
+        """With one more pass; what was there before counts `decay` times."""
+        return replace(
+            self,
+            total=decay * self.total + new.weights[:, None] * new.logprobs,
+            weights=decay * self.weights + new.weights,
+            masses=decay * self.masses + new.weights * new.mass,
+            bounded=self.bounded | new.bounded,
+        )
+
+    @property
+    def known(self) -> Bools:
+        """(n,) whether any pass scored the example."""
+        return self.weights > 0
+
+    @property
+    def logprobs(self) -> Floats:
+        """(n, labels) averaged and renormalised, nats; even over the labels where nothing is known."""
+        return log_softmax(self.total / np.where(self.known, self.weights, 1.0)[:, None])
+
+    def as_scores(self, logprobs: Floats | None = None) -> list[LabelScore | None]:
+        """A label score an example, None where nothing is known. `logprobs` (n, labels), renormalised, take the place
+        of the averaged ones, for instance calibrated ones."""
+        shown = self.logprobs if logprobs is None else logprobs
+        masses = self.masses / np.where(self.known, self.weights, 1.0)
+        return [
+            LabelScore(tuple(row), mass, tuple(bounded)) if known else None
+            for row, mass, bounded, known in zip(
+                shown.tolist(), masses.tolist(), self.bounded.tolist(), self.known.tolist(), strict=True
+            )
+        ]
+
+
+def _blank(n_examples: int, n_labels: int) -> Pass:
+    grid = (n_examples, n_labels)
+    return Pass(np.zeros(grid), np.zeros(n_examples), np.zeros(n_examples), np.zeros(grid, dtype=np.bool_))
+
+
+def _fill(read: Pass, rows: Sequence[int], scores: Sequence[LabelScore]) -> None:
+    if not rows:
+        return
+    read.logprobs[rows] = [score.logprobs_nats for score in scores]
+    read.mass[rows] = [score.mass for score in scores]
+    read.bounded[rows] = [score.bounded for score in scores]
