@@ -35,6 +35,28 @@ def _split_pairs(value: Any) -> Any:
 
 Names = Annotated[tuple[str, ...], BeforeValidator(_split_commas)]
 Pairs = Annotated[dict[str, str], BeforeValidator(_split_pairs)]
+Share = Annotated[float, Field(gt=0, lt=1)]
+Shares = Annotated[dict[str, Share], BeforeValidator(_split_pairs), Field(min_length=1)]
+
+Method = Literal["sweep", "anneal", "zero-shot", "random-few-shot", "bootstrap", "gold-few-shot"]
+GOLD_METHOD: Method = "gold-few-shot"
+"""The only method that sees gold labels."""
+
+_ABOUT_CHAINS = frozenset({"class_prior", "keep_siblings", "max_demonstrations"})
+TAKES: Mapping[Method, frozenset[str]] = {
+    "sweep": _ABOUT_CHAINS | {"passes", "restarts", "pool"},
+    "anneal": frozenset(
+        {
+            *("alpha", "seeds", "fidelity", "objective", "stop", "max_steps"),
+            *("order", "keep_siblings", "max_demonstrations"),
+        }
+    ),
+    "zero-shot": frozenset({"class_prior"}),
+    "random-few-shot": _ABOUT_CHAINS,
+    "bootstrap": frozenset({"class_prior", "max_demonstrations"}),
+    GOLD_METHOD: _ABOUT_CHAINS,
+}
+"""The settings that not every method has: which method takes which. Giving another is an error, never ignored."""
 
 
 class ProviderConfig(BaseModel):
@@ -49,10 +71,12 @@ class ProviderConfig(BaseModel):
     route: Literal["completions", "chat"] = "completions"
     top_k: int | None = Field(None, ge=2)
     context_tokens: int | None = Field(None, ge=64)
+    echo: bool = False
     provider_options: Pairs = Field(default_factory=dict)
     timeout_s: float | None = Field(None, gt=0)
     max_requests: int | None = Field(None, ge=0)
     max_prompt_tokens: int | None = Field(None, ge=0)
+    price: str | None = None
     concurrency: int = Field(8, ge=1, le=1024)
     cache: bool = True
     cache_dir: Path | None = None
@@ -77,8 +101,12 @@ class RunConfig(ProviderConfig):
 
     # how to search
     min_mass: float = Field(1e-4, ge=0, lt=1)
-    method: Literal["anneal"] = "anneal"
+    method: Method = "anneal"
     seed: int = Field(0, ge=0)
+    class_prior: Shares | None = None
+    passes: int | None = Field(None, ge=1)
+    restarts: int | None = Field(None, ge=1)
+    pool: int | None = Field(None, ge=8)
     alpha: float = Field(50.0, gt=0)
     seeds: int = Field(8, ge=1)
     fidelity: Literal["reuse", "paper"] = "reuse"
@@ -87,7 +115,7 @@ class RunConfig(ProviderConfig):
     max_steps: int | None = Field(None, ge=1)
     order: Literal["shared", "per-example"] = "shared"
     keep_siblings: bool = False
-    max_demonstrations: int = Field(256, ge=1)
+    max_demonstrations: int | None = Field(None, ge=1)
 
     # where results go
     run_dir: Path | None = None
@@ -114,9 +142,25 @@ def load_config(kind: type[C], flags: Mapping[str, Any], environ: Mapping[str, s
         merged |= {name: value for name, value in values.items() if name not in foreign}
         origin |= dict.fromkeys(values, source)
     try:
-        return kind(**merged)
+        config = kind(**merged)
     except ValidationError as error:
         raise ConfigError("\n".join(_describe(problem, origin) for problem in error.errors())) from None
+    if isinstance(config, RunConfig):
+        _refuse_unused(config, origin)
+    return config
+
+
+def _refuse_unused(config: RunConfig, origin: Mapping[str, str]) -> None:
+    """A setting that the method would not use is an error, wherever it was given."""
+    unused = sorted((frozenset().union(*TAKES.values()) & config.model_fields_set) - TAKES[config.method])
+    if unused:
+        raise ConfigError(
+            "\n".join(
+                f"{_shown(name, origin)}: method {config.method} does not use it; "
+                f"{' and '.join(method for method in TAKES if name in TAKES[method])} would (choose with --method)"
+                for name in unused
+            )
+        )
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
@@ -140,14 +184,22 @@ def _from_environ(environ: Mapping[str, str], key_variable: str) -> dict[str, st
 
 def _describe(problem: Any, origin: Mapping[str, str]) -> str:
     name = str(problem["loc"][0]) if problem["loc"] else "?"
-    source = origin.get(name)
-    if source is None:
-        return f"--{name.replace('_', '-')}: {problem['msg'].lower()}"
-    shown = {
-        "flag": f"--{name.replace('_', '-')}",
-        "environment variable": f"environment variable {ENV_PREFIX}{name.upper()}",
-    }.get(source, f"{source}, key {name}")
+    if name not in origin:
+        return f"{_flag(name)}: {problem['msg'].lower()}"
     message = "no such setting" if problem["type"] == "extra_forbidden" else problem["msg"]
     if "key" in name and message == "no such setting":
         message += " (the name of a variable that holds an API key is given by --api-key-env)"
-    return f"{shown}: {message}"
+    return f"{_shown(name, origin)}: {message}"
+
+
+def _shown(name: str, origin: Mapping[str, str]) -> str:
+    """Where a setting stands, for people."""
+    source = origin[name]
+    return {
+        "flag": _flag(name),
+        "environment variable": f"environment variable {ENV_PREFIX}{name.upper()}",
+    }.get(source, f"{source}, key {name}")
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"

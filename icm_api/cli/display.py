@@ -88,9 +88,8 @@ class Rich:
 
     def observe(self, progress: runner.Progress) -> None:
         self._watch.last = progress
-        self._bar.update(
-            self._task, total=progress.total, completed=progress.done, description=escape(_status(progress))
-        )
+        step = progress.step
+        self._bar.update(self._task, total=step.total, completed=step.done, description=escape(_status(progress)))
 
     def finish(self, result: runner.Result) -> None:
         self._bar.stop()
@@ -111,8 +110,9 @@ def describe(summary: Summary) -> str:
     lines = [
         f"{summary.labelled} of {summary.examples} examples labelled ({summary.stop_reason}, {summary.wall_s:.1f} s): "
         + _shares(summary.label_shares),
-        f"U = {summary.utility:.2f}; a label is predicted at {summary.predictability_nats:.3f} nats on average; "
-        f"{summary.violations} relations broken, {summary.forced} labels changed by one"
+        f"U = {summary.utility:.2f}; a label is predicted at {summary.predictability_nats:.3f} nats on average"
+        + (f", its text tells {summary.information_nats:.3f}" if summary.information_nats is not None else "")
+        + f"; {summary.violations} relations broken, {summary.forced} labels changed by one"
         + (f", {summary.broken_soft} relations with a price broken" if summary.broken_soft else ""),
         f"{summary.requests} requests, {summary.cache_hits} from the cache, {_known(summary.prompt_tokens)} prompt "
         f"tokens ({_known(summary.cached_tokens)} cached by the host)"
@@ -121,7 +121,9 @@ def describe(summary: Summary) -> str:
     if summary.accuracy is not None:
         lines.append(
             f"accuracy {summary.accuracy:.3f} on {summary.accuracy_n} gold labels "
-            f"(95 % interval {summary.accuracy_low:.3f} to {summary.accuracy_high:.3f})"
+            f"(95 % interval {summary.accuracy_low:.3f} to {summary.accuracy_high:.3f}), "
+            f"calibration error {summary.calibration_error:.3f}"
+            + ("; made with the gold labels: a ceiling" if summary.used_gold else "")
         )
     lines += [f"warning: {warning}" for warning in summary.warnings]
     return "\n".join([*lines, f"labels: {summary.out}"])
@@ -163,13 +165,10 @@ def _bar() -> Progress:
 
 
 def _status(progress: runner.Progress) -> str:
-    counts, step = progress.snapshot, progress.step
-    shares = dict(
-        zip(progress.job.label_names, label_shares(step.state.labels, len(progress.job.label_names)), strict=True)
-    )
+    counts, step, names = progress.snapshot, progress.step, progress.job.label_names
+    shares = dict(zip(names, label_shares(step.labels, len(names)), strict=True))
     return (
-        f"{step.state.n_labelled}/{len(progress.job.examples)} labelled, {len(step.state.settled)} settled  "
-        f"{counts.requests} requests, {_known(counts.prompt_tokens)} tokens, {counts.cache_hits} hits, "
+        f"{step.status}  {counts.requests} requests, {_known(counts.prompt_tokens)} tokens, {counts.cache_hits} hits, "
         f"{counts.retries} retries  {_shares(shares)}"
     )
 

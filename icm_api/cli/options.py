@@ -37,7 +37,7 @@ DATA_OPTIONS = (
     click.option("--id-column", help='Default: "id", or line numbers where there is no such column.'),
     click.option("--text-column", help="Column of the text, for tasks with one field."),
     click.option("--column", "columns", type=Pair(), multiple=True, help="FIELD=COLUMN, for any field of the task."),
-    click.option("--gold-column", help="For the reported accuracy only; no model and no rule ever sees it."),
+    click.option("--gold-column", help="For the reported accuracy; only gold-few-shot shows it to a model."),
     click.option("--group-column", help="Examples of one group are siblings."),
     click.option("--key-column", help="In a group: same key, same label; different keys, at most one true."),
     click.option("--relations", type=_PATH, help="JSONL file of rules between examples."),
@@ -52,6 +52,7 @@ PROVIDER_OPTIONS = (
     click.option("--route", type=click.Choice(["completions", "chat"]), help="Default: completions."),
     click.option("--top-k", type=int, help="Candidates to ask for."),
     click.option("--context-tokens", type=int, help="Longest prompt, where the host does not say."),
+    click.option("--echo", is_flag=True, default=None, help="The host returns the log-probs of prompts."),
     click.option("--provider-option", "provider_options", type=Pair(), multiple=True, help="NAME=VALUE."),
     click.option("--timeout-s", type=float, help="Seconds before a request counts as lost."),
     click.option("--cache-dir", type=_PATH, help="Default: the user's cache folder, or ICM_API_CACHE_DIR."),
@@ -62,25 +63,49 @@ LIMIT_OPTIONS = (
     click.option("--concurrency", type=int, help="Most requests at once (default 8); most steps ask one."),
     click.option("--max-requests", type=int, help="Stop before passing this many paid requests."),
     click.option("--max-prompt-tokens", type=int, help="Stop before passing this many prompt tokens."),
+    click.option("--price", help="IN/OUT or IN/CACHED/OUT, in USD per million tokens."),
     click.option("--cache/--no-cache", default=None, help="Keep replies, so that nothing is paid for twice."),
 )
 
+METHODS = ("sweep", "anneal", "zero-shot", "random-few-shot", "bootstrap", "gold-few-shot")
+
 SEARCH_OPTIONS = (
-    click.option("--method", type=click.Choice(["anneal"]), help="anneal: Algorithm 1 of the ICM paper."),
+    click.option(
+        "--method",
+        type=click.Choice(METHODS),
+        help="anneal (default): Algorithm 1 of the ICM paper. Baselines: zero-shot, random-few-shot, bootstrap; "
+        "gold-few-shot, a ceiling, shows gold labels.",
+    ),
     click.option("--seed", type=int, help="Of all random choices (default 0)."),
-    click.option("--alpha", type=float, help="Weight of predictability against a broken rule (default 50)."),
-    click.option("--seeds", type=int, help="Examples that start with a random label (default 8)."),
-    click.option("--fidelity", type=click.Choice(["reuse", "paper"]), help="paper: score every term at each change."),
+    click.option(
+        "--class-prior",
+        help="Shares of the labels, such as spam=0.25; one may be left out. Not for anneal; without it the baselines "
+        "take the likeliest label as it is (bootstrap begins with even shares).",
+    ),
+    click.option("--passes", type=int, help="sweep: most passes over the examples."),
+    click.option("--restarts", type=int, help="sweep: how many searches, the best of which counts."),
+    click.option("--pool", type=int, help="sweep: search on so many examples and label the rest from them."),
+    click.option("--alpha", type=float, help="anneal: weight of predictability against a broken rule (default 50)."),
+    click.option("--seeds", type=int, help="anneal: examples that start with a random label (default 8)."),
+    click.option(
+        "--fidelity", type=click.Choice(["reuse", "paper"]), help="anneal: paper scores every term at each change."
+    ),
     click.option(
         "--objective",
         type=click.Choice(["mean", "paper-sum"]),
-        help="Mean (default); a sum falls with each example and may stop short.",
+        help="anneal: mean (default); a sum falls with each example and may stop short.",
     ),
-    click.option("--stop", type=click.Choice(["stable", "full"]), help="When labels rest (default) or all have one."),
-    click.option("--max-steps", type=int, help="Default: 20 an example."),
-    click.option("--order", type=click.Choice(["shared", "per-example"]), help="Of demonstrations (default shared)."),
+    click.option(
+        "--stop", type=click.Choice(["stable", "full"]), help="anneal: when labels rest (default) or all have one."
+    ),
+    click.option("--max-steps", type=int, help="anneal: most steps (default 20 an example)."),
+    click.option(
+        "--order", type=click.Choice(["shared", "per-example"]), help="anneal: of demonstrations (default shared)."
+    ),
     click.option("--keep-siblings", is_flag=True, default=None, help="Show an example the labels of its siblings."),
-    click.option("--max-demonstrations", type=int, help="Default: 256 (the paper's pool), or as many as fit."),
+    click.option(
+        "--max-demonstrations", type=int, help="Default: 256 (the paper's pool; bootstrap: 64), or as many as fit."
+    ),
     click.option("--min-mass", type=float, help="Least probability the labels must hold together (default 1e-4)."),
 )
 

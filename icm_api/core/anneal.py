@@ -25,10 +25,11 @@ import numpy as np
 
 from icm_api.core.context import ContextBuilder, Query, Scorer
 from icm_api.core.labels import argmax_label
-from icm_api.core.objective import Objective, Utility, utility
+from icm_api.core.objective import ALPHA, Objective, Utility, utility
 from icm_api.core.problem import Problem
 from icm_api.core.relations import broken
-from icm_api.types import LabelScore, Relation
+from icm_api.core.step import Labelling, information_of
+from icm_api.types import Json, LabelScore, Relation
 
 CORE_FIRST = 1e-6
 """Weight of an example that is never shown to others, against one that is."""
@@ -42,7 +43,7 @@ Outcome = Literal["seeds", "unchanged", "accepted", "rejected"]
 class AnnealSettings:
     """Defaults are the paper's where it gives them (appendix A; alpha between 20 and 50)."""
 
-    alpha: float = 50.0
+    alpha: float = ALPHA
     n_seeds: int = 8
     t_start: float = 10.0
     t_min: float = 0.01
@@ -90,7 +91,7 @@ class Best:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What one step did. `asked` counts label scores; `paper_asks` what `paper` fidelity asks without relations."""
+    """What one step did (a `icm_api.core.step.Step`). `paper_asks`: what `paper` fidelity asks without relations."""
 
     step: int
     outcome: Outcome
@@ -103,7 +104,54 @@ class Step:
     gap_nats: float
     """0.0: the repair was exact. Else the solver ran out of time, and a better one could add this much at most."""
     state: SearchState = field(repr=False)
+    settings: AnnealSettings = field(repr=False)
     stop: StopReason | None = None
+
+    @property
+    def labels(self) -> tuple[int | None, ...]:
+        return self.state.labels
+
+    @property
+    def spared(self) -> int:
+        return self.paper_asks - self.asked if self.settings.fidelity == "reuse" else 0
+
+    @property
+    def done(self) -> int:
+        """Examples that have a label plus, where the search goes on until they rest, examples that do."""
+        return self.state.n_labelled + (len(self.state.settled) if self.settings.stop == "stable" else 0)
+
+    @property
+    def total(self) -> int:
+        return (2 if self.settings.stop == "stable" else 1) * len(self.labels)
+
+    @property
+    def status(self) -> str:
+        return f"{self.state.n_labelled}/{len(self.labels)} labelled, {len(self.state.settled)} settled"
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        stale = len(self.labels) - len(self.state.settled)
+        if self.settings.fidelity == "paper" or self.state.n_labelled < len(self.labels) or not stale:
+            return ()
+        return (f"stopped before it settled: {stale} scores were taken with older labels around them",)
+
+    @property
+    def found(self) -> Labelling:
+        """Where the search came to rest, else the best complete labelling, else where it stands."""
+        best = self.state.best
+        if best is None or self.stop == "stable":
+            best = Best(self.state.labels, self.state.scores, self.utility)
+        return Labelling(best.labels, best.scores, best.utility, information_of(best.labels, best.scores))
+
+    def record(self, ids: Sequence[str]) -> Mapping[str, Json]:
+        return {
+            "outcome": self.outcome,
+            "example": None if self.example is None else ids[self.example],
+            "utility": self.utility.value,
+            "predictability_nats": self.utility.predictability_nats,
+            "violations": self.utility.violations,
+            "temperature": self.temperature,
+        }
 
 
 def temperature(step: int, settings: AnnealSettings) -> float:
@@ -175,7 +223,9 @@ class _Search:
             draft = await self._repair(draft, sorted(involved), rng)
         value = self._utility(draft)
         state = self._state(0, draft, frozenset(), rng, self._better(None, draft, value))
-        return Step(0, "seeds", None, value, self.settings.t_start, (), draft.asked, k, draft.gap_nats, state)
+        return Step(
+            0, "seeds", None, value, self.settings.t_start, (), draft.asked, k, draft.gap_nats, state, self.settings
+        )
 
     async def step(self, state: SearchState) -> Step:
         """Lines 3-9: visit an example, propose its likeliest label, repair, score, accept or reject."""
@@ -198,7 +248,8 @@ class _Search:
         best = self._better(state.best, kept, value)
         asked, paper_asks = proposed.asked, 1 + (n_labelled if changed else 0)
         new = self._state(number, kept, settled, rng, best)
-        return Step(number, outcome, example, value, heat, changed, asked, paper_asks, proposed.gap_nats, new)
+        gap_nats = proposed.gap_nats
+        return Step(number, outcome, example, value, heat, changed, asked, paper_asks, gap_nats, new, self.settings)
 
     # --- the parts of a step ------------------------------------------------------------------------------
 

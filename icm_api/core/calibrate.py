@@ -44,7 +44,7 @@ def offsets(logprobs: Floats, shares: Floats, weights: Floats | None = None) -> 
         if np.abs(gradient).max() < SHARE_TOLERANCE:
             break
         b = _descend(loss, b, _newton_direction(p, gradient, row_weights))
-    return b - b[0]
+    return cast(Floats, b - b[0])
 
 
 def _newton_direction(p: Floats, gradient: Floats, weights: Floats) -> Floats:

@@ -50,6 +50,17 @@ class ChainBuilder:
             chains.append(Chain(tuple((i, labels[i]) for i in (*shown, *block)), len(shown)))
         return chains
 
+    def shown(self, order: Sequence[int], asked: Sequence[int], *, most: int) -> list[int]:
+        """Of `order` the first `most` examples that leave room for any one of `asked`."""
+        policy = self._policy
+        room = None if policy.max_tokens is None else policy.max_tokens - max(self._sizes[i] for i in asked)
+        shown: list[int] = []
+        for i in order:
+            if len(shown) < min(most, policy.max_examples) and (room is None or self._sizes[i] <= room):
+                shown.append(i)
+                room = None if room is None else room - self._sizes[i]
+        return shown
+
     def _blocks(self, order: Sequence[int]) -> list[list[int]]:
         """As few as fit, filled evenly; siblings in different ones."""
         n_blocks = self._fewest(order)

@@ -7,7 +7,7 @@ tell the shares. Fitted by expectation maximisation (Dempster, Laird and Rubin 1
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -35,10 +35,21 @@ class Mixture:
 
 
 def fit_mixture(logprobs: Floats) -> Mixture:
-    """Fit to label log-probabilities (n, labels); of several starts the likeliest. n is at least 2 a label."""
+    """Fit to label log-probabilities (n, labels); of several starts the likeliest. n is at least 2 a label.
+
+    Even shares stand unless free ones are likelier by more than their cost (the Bayesian information criterion,
+    Schwarz 1978): a few dozen examples leave the shares uncertain by some hundredths.
+    """
+    n, k = logprobs.shape
     points = logprobs[:, 1:] - logprobs[:, :1]
-    starts = [np.exp(calibrated(logprobs, shares)) for shares in candidate_shares(logprobs.shape[1])]
-    fits = [_expectation_maximisation(points, start) for start in starts]
+    starts = [np.exp(calibrated(logprobs, shares)) for shares in candidate_shares(k)]
+    free = _likeliest([_expectation_maximisation(points, start, even=False) for start in starts])
+    even = _likeliest([_expectation_maximisation(points, start, even=True) for start in starts])
+    cost = 0.5 * (k - 1) * np.log(n) / n
+    return free if free.loglik_nats - cost > even.loglik_nats else even
+
+
+def _likeliest(fits: Sequence[Mixture]) -> Mixture:
     return max(fits, key=lambda fit: fit.loglik_nats)
 
 
@@ -53,10 +64,10 @@ def candidate_shares(n_labels: int) -> list[Floats]:
     return shares
 
 
-def _expectation_maximisation(points: Floats, posteriors: Floats) -> Mixture:
+def _expectation_maximisation(points: Floats, posteriors: Floats, *, even: bool) -> Mixture:
     loglik = -np.inf
     for _ in range(MOST_STEPS):
-        shares, joint = _joint(points, posteriors)
+        shares, joint = _joint(points, posteriors, even=even)
         top = joint.max(axis=1)
         new = float((top + np.log(np.exp(joint - top[:, None]).sum(axis=1))).mean())
         posteriors = np.exp(log_softmax(joint))
@@ -66,10 +77,11 @@ def _expectation_maximisation(points: Floats, posteriors: Floats) -> Mixture:
     return _named(Mixture(shares, posteriors, new), points)
 
 
-def _joint(points: Floats, posteriors: Floats) -> tuple[Floats, Floats]:
+def _joint(points: Floats, posteriors: Floats, *, even: bool) -> tuple[Floats, Floats]:
     """Maximisation for given posteriors; (shares, log joint density of each example and cluster up to a constant)."""
     counts = posteriors.sum(axis=0)
-    shares = (counts + PSEUDO_EXAMPLES) / (counts + PSEUDO_EXAMPLES).sum()
+    smoothed = np.ones_like(counts) if even else counts + PSEUDO_EXAMPLES
+    shares = smoothed / smoothed.sum()
     centres = (posteriors.T @ points) / np.maximum(counts, 1e-9)[:, None]
     around = points[:, None, :] - centres[None, :, :]
     spread = np.einsum("nk,nkd,nke->de", posteriors, around, around) / len(points)

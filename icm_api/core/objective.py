@@ -10,6 +10,9 @@ from icm_api.types import LabelScore, Relation
 
 Objective = Literal["mean", "paper-sum"]
 
+ALPHA = 50.0
+"""The upper end of what the paper uses (appendix A: between 20 and 50)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Utility:
@@ -27,7 +30,7 @@ def utility(
     scores: Sequence[LabelScore | None],
     violated: Sequence[Relation],
     *,
-    alpha: float,
+    alpha: float = ALPHA,
     objective: Objective = "mean",
 ) -> Utility:
     """U of a partial labelling, from the label scores of its labelled examples (nats) and the relations it breaks.

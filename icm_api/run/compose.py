@@ -11,8 +11,8 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt,
 from icm_api.client.meter import Limits
 from icm_api.client.retry import RetryPolicy
 from icm_api.client.stack import Client, build_client
-from icm_api.config import ProviderConfig, RunConfig
-from icm_api.core.anneal import AnnealSettings
+from icm_api.config import ProviderConfig
+from icm_api.core.chains import ChainBuilder, ChainPolicy
 from icm_api.core.context import ContextBuilder, ContextPolicy
 from icm_api.errors import DataError, TransientError
 from icm_api.local.models import default_cache_dir
@@ -20,6 +20,7 @@ from icm_api.local.session import open_local
 from icm_api.providers.base import Provider
 from icm_api.providers.registry import ProviderSettings, check_settings, open_provider
 from icm_api.run.job import Job, refuse_control_tokens
+from icm_api.run.methods import Tools
 from icm_api.run.scorer import PromptScorer
 from icm_api.types import TokenCountRequest
 
@@ -30,6 +31,8 @@ BYTES_PER_TOKEN = 2.5
 TURN_TOKENS = 16
 """What a chat route may add around a demonstration."""
 TOKEN_COUNT_BATCH = 256
+PAPER_POOL = 256
+"""Examples in the paper's context."""
 OPENING_WAIT_S = 0.5
 """First of three waits, each twice the last, for a server that does not answer yet."""
 
@@ -67,6 +70,7 @@ async def open_adapter(
         top_k=config.top_k,
         timeout_s=config.timeout_s,
         context_tokens=config.context_tokens,
+        echo=config.echo,
         options=config.provider_options,
     )
     check_settings(config.provider, settings)
@@ -94,37 +98,29 @@ async def _open_patiently(name: str, settings: ProviderSettings, environ: Mappin
     return await waiting(open_provider, name, settings, environ)
 
 
-async def build_search(job: Job, provider: Provider, say: Say | None = None) -> tuple[PromptScorer, ContextBuilder]:
-    """Scorer and context for a job on a provider. Raises DataError when an example alone is too long for it."""
+async def build_search(job: Job, provider: Provider, say: Say | None = None) -> Tools:
+    """What a method works with, for a job on a provider. Raises DataError when an example alone is too long for it."""
     if not provider.capabilities.plain_text_tokens:
         refuse_control_tokens(job)
+    config, siblings = job.config, job.problem.siblings
     sizes = await _sizes(job, provider)
     room = _room(job, provider, sizes, say)
+    most = config.max_demonstrations or PAPER_POOL
+    leave_out = not config.keep_siblings
     scorer = PromptScorer(
         provider,
         job.task.labels,
         job.texts,
         preamble=job.task.preamble,
-        min_mass=job.config.min_mass,
-        concurrency=job.config.concurrency,
+        min_mass=config.min_mass,
+        concurrency=config.concurrency,
     )
-    policy = ContextPolicy(
-        order=job.config.order,
-        leave_out_siblings=not job.config.keep_siblings,
-        max_demonstrations=job.config.max_demonstrations,
-        max_tokens=room,
-    )
-    return scorer, ContextBuilder(job.problem.siblings, sizes, policy, seed=job.config.seed)
-
-
-def anneal_settings(config: RunConfig) -> AnnealSettings:
-    return AnnealSettings(
-        alpha=config.alpha,
-        n_seeds=config.seeds,
-        objective=config.objective,
-        fidelity=config.fidelity,
-        stop=config.stop,
-        max_steps=config.max_steps,
+    shown = ContextPolicy(config.order, leave_out_siblings=leave_out, max_demonstrations=most, max_tokens=room)
+    chained = ChainPolicy(max_tokens=room, max_examples=most, leave_out_siblings=leave_out)
+    return Tools(
+        scorer,
+        ContextBuilder(siblings, sizes, shown, seed=config.seed),
+        ChainBuilder(siblings, sizes, chained),
     )
 
 

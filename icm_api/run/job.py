@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from icm_api.config import RunConfig
+from icm_api.config import GOLD_METHOD, RunConfig
 from icm_api.core.consistency import ContradictionError
 from icm_api.core.problem import Problem
 from icm_api.data.dataset import Columns, Dataset, load_dataset
@@ -24,10 +24,13 @@ CONTROL_TOKEN = re.compile(
 )
 """Texts that servers take for control tokens when they tokenise a prompt themselves."""
 
+SHARE_ROUNDING = 0.02
+"""How far written shares, such as three times 0.33, may sum from 1."""
+
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What there is to label. `dataset.gold` is for the reported accuracy only."""
+    """What there is to label. `dataset.gold` is for the reported accuracy, and for the one method that is a ceiling."""
 
     config: RunConfig
     task: Task
@@ -35,6 +38,8 @@ class Job:
     examples: tuple[Example, ...]
     texts: tuple[str, ...]
     problem: Problem
+    shares: tuple[float, ...] | None
+    """Share of each label as the user gave it, in the task's order; they sum to 1. None: not given."""
     notices: tuple[str, ...]
     """What the user should know before the run."""
 
@@ -49,6 +54,7 @@ def prepare(config: RunConfig, rows: Rows | None = None, rules: Rows | None = No
     `rows` and `rules` take the place of the files `config.data` and `config.relations`.
     """
     task = load_task(config.task, labels=config.labels)
+    shares = None if config.class_prior is None else label_shares(config.class_prior, task.label_names)
     dataset = load_dataset(
         config.data if rows is None else rows,
         columns=_columns(config, task),
@@ -58,10 +64,36 @@ def prepare(config: RunConfig, rows: Rows | None = None, rules: Rows | None = No
         limit=config.limit,
         format=config.format,
     )
+    _check_gold(config, dataset)
     examples = task.prepare(dataset.examples)
     relations, notices = _relations(task, dataset, examples, config.relations if rules is None else rules)
     problem = _problem(examples, relations, len(task.labels))
-    return Job(config, task, dataset, examples, tuple(map(task.text, examples)), problem, notices)
+    return Job(config, task, dataset, examples, tuple(map(task.text, examples)), problem, shares, notices)
+
+
+def label_shares(given: Mapping[str, float], names: Sequence[str]) -> tuple[float, ...]:
+    """Shares of all labels in the task's order, from shares that name all of them or all but one.
+
+    Raises ConfigError when a name is no label, when more than one is left out, or when they do not sum to 1.
+    """
+    if unknown := [name for name in given if name not in names]:
+        raise ConfigError(f"--class-prior: {unknown[0]!r} is no label of the task; it has {_list(names)}")
+    left_out = [name for name in names if name not in given]
+    if len(left_out) > 1:
+        raise ConfigError(f"--class-prior: give shares of all labels but one at least; {_list(left_out)} have none")
+    total = sum(given.values())
+    if left_out and total >= 1:
+        raise ConfigError(f"--class-prior: the shares sum to {total:g} and leave nothing to {left_out[0]!r}")
+    if not left_out and abs(total - 1) > SHARE_ROUNDING:
+        raise ConfigError(f"--class-prior: the shares sum to {total:g}, not to 1")
+    whole = 1.0 if left_out else total
+    return tuple(given.get(name, 1 - total) / whole for name in names)
+
+
+def _check_gold(config: RunConfig, dataset: Dataset) -> None:
+    if config.method == GOLD_METHOD and not any(label is not None for label in dataset.gold or ()):
+        where = "name the --gold-column" if config.gold_column is None else f"{config.gold_column!r} has none"
+        raise ConfigError(f"--method {GOLD_METHOD}: it shows gold labels, and there are none: {where}")
 
 
 def refuse_control_tokens(job: Job) -> None:

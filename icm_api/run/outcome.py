@@ -10,14 +10,16 @@ from typing import Any
 import numpy as np
 
 from icm_api.client.meter import Snapshot
-from icm_api.core.anneal import SearchState
+from icm_api.config import GOLD_METHOD, RunConfig
 from icm_api.core.diagnose import collapsed, label_shares
 from icm_api.core.labels import argmax_label
-from icm_api.core.objective import utility
 from icm_api.core.problem import Problem
 from icm_api.core.relations import broken, is_broken
+from icm_api.core.step import Labelling
 from icm_api.run.job import Job, describe_relation
 from icm_api.types import LabelScore, Relation
+
+CONFIDENCE_BINS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +29,7 @@ class LabelRow:
     id: str
     label: str | None
     confidence: float | None
-    """Probability of the label given the others' labels, renormalised over the labels, 0..1."""
+    """Probability of the label as the method saw it, renormalised over the labels, 0..1."""
     logprobs: Mapping[str, float] | None
     """Nats by label."""
     mass: float | None
@@ -52,13 +54,21 @@ class Summary:
     accuracy_low: float | None
     accuracy_high: float | None
     accuracy_n: int
+    calibration_error: float | None
+    """How far confidences are from the share that is right (`calibration_error`); None without gold."""
+    used_gold: bool
+    """The labels were made with gold labels: a ceiling for other methods, not a labelling."""
     utility: float
     predictability_nats: float
+    information_nats: float | None
+    """What the texts tell about the labels (`icm_api.core.calibrate.information`): 0 for one label for all."""
     violations: int
     """Hard relations that are broken."""
     broken_soft: int
     """Relations with a price that are broken."""
     label_shares: Mapping[str, float]
+    collapsed: bool
+    """(Nearly) all examples have one label: a utility that is high for no good reason."""
     forced: int
     bounded_scores: int
     capped_contexts: int
@@ -84,29 +94,27 @@ class Summary:
 
 
 @dataclass(frozen=True, slots=True)
-class Labelling:
-    """The labels a search ended with, and the scores they rest on."""
+class Finding:
+    """The labelling a run ends with, and which of its labels a rule forced."""
 
-    labels: tuple[int | None, ...]
-    scores: tuple[LabelScore | None, ...]
+    labelling: Labelling
     forced: Mapping[int, Relation]
 
 
-def final_labelling(problem: Problem, state: SearchState, *, stable: bool) -> Labelling:
-    """The best consistent labelling of a search: where it came to rest, else the best complete one, else its last.
+def final_finding(problem: Problem, found: Labelling, config: RunConfig) -> Finding:
+    """The labelling that a method found, made consistent.
 
-    A search that was stopped may still break a rule (paper fidelity gives up repairs); then the exact solution for
-    its scores takes the place of its labels.
+    A method that was stopped may still break a rule (anneal's paper fidelity gives up repairs); then the exact solution
+    for its scores takes the place of its labels.
     """
-    source = state.best if state.best is not None and not stable else state
-    labels = source.labels
-    if any(problem.relations[k].price is None for k in broken(problem.relations, labels)):
-        labels = _solved(problem, labels, source.scores)
-    return Labelling(labels, source.scores, _forced(problem.relations, labels, source.scores))
+    if any(problem.relations[k].price is None for k in broken(problem.relations, found.labels)):
+        labels = _solved(problem, found.labels, found.scores)
+        found = Labelling.of(problem, labels, found.scores, alpha=config.alpha, objective=config.objective)
+    return Finding(found, _forced(problem.relations, found.labels, found.scores))
 
 
-def label_rows(job: Job, labelling: Labelling) -> list[LabelRow]:
-    return [_row(job, labelling, i) for i in range(len(job.examples))]
+def label_rows(job: Job, finding: Finding) -> list[LabelRow]:
+    return [_row(job, finding, i) for i in range(len(job.examples))]
 
 
 def accuracy(gold: Sequence[int | None] | None, labels: Sequence[int | None]) -> tuple[int, int]:
@@ -123,41 +131,62 @@ def wilson_interval(right: int, n: int, z: float = 1.96) -> tuple[float, float]:
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
+def calibration_error(confidences: Sequence[float], right: Sequence[bool]) -> float | None:
+    """Expected calibration error (Guo et al. 2017, arXiv 1706.04599, section 2): over ten bins of confidence, equally
+    wide, the mean gap between confidence and share that is right, weighted by the bin's size. None for no values."""
+    if not confidences:
+        return None
+    bins = np.minimum((np.asarray(confidences) * CONFIDENCE_BINS).astype(int), CONFIDENCE_BINS - 1)
+    excess = np.bincount(bins, weights=np.asarray(confidences) - np.asarray(right, dtype=float))
+    return float(np.abs(excess).sum() / len(confidences))
+
+
 def summarise(
     job: Job,
-    labelling: Labelling,
+    finding: Finding,
     snapshot: Snapshot,
     *,
     about: Mapping[str, Any],
     warnings: Sequence[str] = (),
 ) -> Summary:
     """`about`: the fields that only the runner knows (run_id, out, provider, model, wall_s, stop_reason, ...)."""
-    names = job.label_names
-    right, n = accuracy(job.dataset.gold, labelling.labels)
+    names, found = job.label_names, finding.labelling
+    right, n = accuracy(job.dataset.gold, found.labels)
     low, high = wilson_interval(right, n) if n else (None, None)
-    violated = [job.problem.relations[k] for k in broken(job.problem.relations, labelling.labels)]
-    value = utility(
-        labelling.labels, labelling.scores, violated, alpha=job.config.alpha, objective=job.config.objective
-    )
+    soft = [k for k in broken(job.problem.relations, found.labels) if job.problem.relations[k].price is not None]
     return Summary(
         method=job.config.method,
         seed=job.config.seed,
         examples=len(job.examples),
-        labelled=sum(label is not None for label in labelling.labels),
+        labelled=sum(label is not None for label in found.labels),
         accuracy=right / n if n else None,
         accuracy_low=low,
         accuracy_high=high,
         accuracy_n=n,
-        utility=value.value,
-        predictability_nats=value.predictability_nats,
-        violations=value.violations,
-        broken_soft=len(violated) - value.violations,
-        label_shares=dict(zip(names, label_shares(labelling.labels, len(names)), strict=True)),
-        forced=len(labelling.forced),
-        warnings=(*warnings, *_collapse_warning(labelling, names)),
+        calibration_error=calibration_error(*_confidences(job.dataset.gold, found)),
+        used_gold=job.config.method == GOLD_METHOD,
+        utility=found.utility.value,
+        predictability_nats=found.utility.predictability_nats,
+        information_nats=found.information_nats,
+        violations=found.utility.violations,
+        broken_soft=len(soft),
+        label_shares=dict(zip(names, label_shares(found.labels, len(names)), strict=True)),
+        collapsed=collapsed(found.labels, len(names)),
+        forced=len(finding.forced),
+        warnings=(*warnings, *_collapse_warning(found, names)),
         **asdict(snapshot),
         **about,
     )
+
+
+def _confidences(gold: Sequence[int | None] | None, found: Labelling) -> tuple[list[float], list[bool]]:
+    """(confidence, right) of each example that has a gold label and a label."""
+    known = [
+        (math.exp(score.logprobs_nats[label]), label == g)
+        for g, label, score in zip(gold or (), found.labels, found.scores, strict=False)
+        if g is not None and label is not None and score is not None
+    ]
+    return [confidence for confidence, _ in known], [right for _, right in known]
 
 
 def _solved(
@@ -190,11 +219,11 @@ def _forced(
     return forced
 
 
-def _row(job: Job, labelling: Labelling, i: int) -> LabelRow:
-    label, score = labelling.labels[i], labelling.scores[i]
+def _row(job: Job, finding: Finding, i: int) -> LabelRow:
+    label, score = finding.labelling.labels[i], finding.labelling.scores[i]
     if label is None or score is None:
         return LabelRow(job.examples[i].id, None, None, None, None, None)
-    forced = labelling.forced.get(i)
+    forced = finding.forced.get(i)
     return LabelRow(
         id=job.examples[i].id,
         label=job.label_names[label],
@@ -213,5 +242,5 @@ def _collapse_warning(labelling: Labelling, names: Sequence[str]) -> list[str]:
     return [
         f"collapsed: {shares[top]:.0%} of the examples are {names[top]!r}. One label for all predicts itself almost "
         "perfectly, so a high utility is no evidence for it; only rules that need both labels (exactly_one, "
-        "asymmetric) exclude it"
+        "asymmetric) exclude it, or a method that is told the labels' shares (--class-prior)"
     ]

@@ -17,15 +17,14 @@ from typing import Any, TextIO
 from icm_api.client.meter import Snapshot
 from icm_api.client.stack import Client
 from icm_api.config import RunConfig
-from icm_api.core.anneal import SearchState, Step, anneal
-from icm_api.core.context import ContextBuilder
+from icm_api.core.step import Labelling, Step
 from icm_api.data.readers import Rows
 from icm_api.data.writers import write_json, write_jsonl
 from icm_api.errors import BudgetError, ConfigError, IcmError
-from icm_api.run.compose import Say, anneal_settings, build_search, open_client
+from icm_api.run.compose import Say, build_search, open_client
 from icm_api.run.job import Job, prepare
-from icm_api.run.outcome import LabelRow, Summary, final_labelling, label_rows, summarise
-from icm_api.run.scorer import PromptScorer
+from icm_api.run.methods import Tools, open_method
+from icm_api.run.outcome import LabelRow, Summary, final_finding, label_rows, summarise
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,15 +37,6 @@ class Progress:
     elapsed_s: float
     out: Path
     """Where the labels will be, also when the run is cut short."""
-
-    @property
-    def done(self) -> int:
-        """Of `total`: examples that have a label plus examples that have settled."""
-        return self.step.state.n_labelled + len(self.step.state.settled)
-
-    @property
-    def total(self) -> int:
-        return (1 if self.job.config.stop == "full" else 2) * len(self.job.examples)
 
 
 Observer = Callable[[Progress], None]
@@ -82,10 +72,9 @@ async def run(
     folder = RunFolder.plan(config)
     job = prepare(config, rows, rules)
     async with open_client(config, environ, say) as client:
-        scorer, context = await build_search(job, client.provider, say)
+        tools = await build_search(job, client.provider, say)
         folder.create(config, client.provider.identity)
-        search = _Run(job, client, scorer, context, folder)
-        return await search.finish(observe)
+        return await _Run(job, client, tools, folder).finish(observe)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,11 +127,10 @@ def _check_out(out: Path, config: RunConfig, run_files: Sequence[Path]) -> None:
 class _Run:
     job: Job
     client: Client
-    scorer: PromptScorer
-    context: ContextBuilder
+    tools: Tools
     folder: RunFolder
     last: Step | None = None
-    saved: int = 0
+    spared: int = 0
     gap_nats: float = 0.0
     started: float = field(default_factory=time.monotonic)
 
@@ -162,10 +150,8 @@ class _Run:
         return self._write(stop, error)
 
     async def _search(self, observe: Observer) -> str:
-        config = self.job.config
-        steps = anneal(self.job.problem, self.scorer, self.context, anneal_settings(config), seed=config.seed)
         with self.folder.open_journal() as journal:
-            async with aclosing(steps):
+            async with aclosing(open_method(self.job, self.tools)) as steps:
                 async for step in steps:
                     self._count(step)
                     journal.write(json.dumps(self._journal_line(step)) + "\n")
@@ -178,16 +164,14 @@ class _Run:
     def _count(self, step: Step) -> None:
         self.last = step
         self.gap_nats = max(self.gap_nats, step.gap_nats)
-        if self.job.config.fidelity == "reuse":
-            self.saved += step.paper_asks - step.asked
+        self.spared += step.spared
 
     def _write(self, stop: str, error: IcmError | None) -> Result:
         assert self.last is not None
-        state = self.last.state
-        labelling = final_labelling(self.job.problem, state, stable=stop == "stable")
-        rows = label_rows(self.job, labelling)
-        notes = _notes(self, state, stop)
-        summary = summarise(self.job, labelling, self.client.snapshot(), about=self._about(stop), warnings=notes)
+        finding = final_finding(self.job.problem, self.last.found, self.job.config)
+        rows = label_rows(self.job, finding)
+        notes = [*self.job.notices, *_missing(finding.labelling, stop), *self.last.notes, *_notes(self)]
+        summary = summarise(self.job, finding, self.client.snapshot(), about=self._about(stop), warnings=notes)
         write_jsonl(self.folder.out, [asdict(row) for row in rows])
         write_json(self.folder.path / "summary.json", summary.as_json())
         return Result(summary, tuple(rows), self.folder.path, self.job, error)
@@ -198,39 +182,37 @@ class _Run:
             "out": str(self.folder.out),
             "provider": self.job.config.provider,
             "model": self.client.provider.model,
-            "requests_saved": self.saved,
+            "requests_saved": self.spared,
             "wall_s": round(self._elapsed(), 3),
             "stop_reason": stop,
-            "bounded_scores": self.scorer.bounded,
-            "capped_contexts": self.context.capped,
+            "bounded_scores": self.tools.scorer.bounded,
+            "capped_contexts": self.tools.context.capped,
         }
 
     def _journal_line(self, step: Step) -> dict[str, Any]:
-        examples, names = self.job.examples, self.job.label_names
+        ids, names = [example.id for example in self.job.examples], self.job.label_names
         return {
             "step": step.step,
-            "outcome": step.outcome,
-            "example": None if step.example is None else examples[step.example].id,
-            "changed": [examples[i].id for i in step.changed],
-            "labels": [names[k] for i in step.changed if (k := step.state.labels[i]) is not None],
-            "utility": step.utility.value,
-            "predictability_nats": step.utility.predictability_nats,
-            "violations": step.utility.violations,
-            "temperature": step.temperature,
-            "labelled": step.state.n_labelled,
+            "changed": [ids[i] for i in step.changed],
+            "labels": [names[k] for i in step.changed if (k := step.labels[i]) is not None],
+            "labelled": _labelled(step.labels),
             "asked": step.asked,
+            **step.record(ids),
         }
 
     def _elapsed(self) -> float:
         return time.monotonic() - self.started
 
 
+def _labelled(labels: Sequence[int | None]) -> int:
+    return sum(label is not None for label in labels)
+
+
 def _shortfall(search: _Run, stop: str) -> IcmError | None:
-    """Running out of steps is reaching a limit when it leaves examples without a label."""
+    """A method that ends by itself and leaves examples without a label came to a limit of its own."""
     assert search.last is not None
-    n, labelled = len(search.job.examples), search.last.state.n_labelled
-    if stop == "max_steps" and labelled < n:
-        return BudgetError("max_steps", search.last.step, search.last.step)
+    if None in search.last.found.labels:
+        return BudgetError(stop, search.last.step, search.last.step)
     return None
 
 
@@ -238,20 +220,20 @@ def _stop_reason(error: IcmError) -> str:
     return error.limit if isinstance(error, BudgetError) else type(error).__name__
 
 
-def _notes(search: _Run, state: SearchState, stop: str) -> list[str]:
-    """What the user must know to judge the labels."""
-    n, notes = len(search.job.examples), list(search.job.notices)
-    if missing := n - state.n_labelled:
-        notes.append(f"{missing} of {n} examples have no label: the run stopped early ({stop})")
-    elif stop != "stable" and search.job.config.fidelity == "reuse":
-        stale = n - len(state.settled)
-        notes.append(f"stopped before it settled ({stop}): {stale} scores were taken with older labels around them")
-    if search.context.bare:
+def _missing(found: Labelling, stop: str) -> list[str]:
+    n, missing = len(found.labels), found.labels.count(None)
+    return [f"{missing} of {n} examples have no label: the run stopped early ({stop})"] if missing else []
+
+
+def _notes(search: _Run) -> list[str]:
+    """What the user must know to judge the labels, whatever the method."""
+    context, notes = search.tools.context, []
+    if context.bare:
         notes.append(
             "some questions had no demonstration, because all labelled examples were siblings or too long: they were "
             "answered by the model alone (see --keep-siblings and the group column)"
         )
-    if search.context.capped:
+    if context.capped:
         notes.append(
             "some questions could not show every labelled example: the context is full, or --max-demonstrations is "
             "reached"

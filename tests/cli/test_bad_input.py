@@ -168,6 +168,33 @@ def test_a_setting_that_the_provider_would_not_use(icm, reviews, arguments, mess
     refused(icm("run", reviews, *CLASSIFY[:4], "--run-dir", "run", *arguments), message)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--method", "zero-shot", "--alpha", "20"), "--alpha: method zero-shot does not use it; anneal would"),
+        (("--method", "anneal", "--passes", "3"), "--passes: method anneal does not use it; sweep would"),
+        (("--method", "sweep", "--fidelity", "paper"), "--fidelity: method sweep does not use it; anneal would"),
+        (("--method", "bootstrap", "--keep-siblings"), "--keep-siblings: method bootstrap does not use it"),
+        (("--method", "bootstrap", "--pool", "64"), "--pool: method bootstrap does not use it; sweep would"),
+        (("--method", "anneal", "--class-prior", "positive=0.5"), "--class-prior: method anneal does not use it"),
+        (("--method", "zero-shot", "--class-prior", "good=0.5"), "'good' is no label of the task; it has negative, po"),
+        (("--method", "zero-shot", "--class-prior", "positive=1.5"), "--class-prior: Input should be less than 1"),
+        (("--method", "zero-shot", "--class-prior", "positive=nan"), "--class-prior"),
+        (("--method", "zero-shot", "--class-prior", "positive"), "--class-prior: Value error, write it as name=value"),
+        (("--method", "zero-shot", "--class-prior", "positive=0.5,negative=0.2"), "the shares sum to 0.7, not to 1"),
+    ],
+)
+def test_a_setting_that_the_method_would_not_use_or_cannot(icm, reviews, arguments, message):
+    refused(icm("run", reviews, *CLASSIFY, *arguments), message)
+
+
+def test_gold_few_shot_without_gold(icm, reviews, write):
+    arguments = (*CLASSIFY, "--method", "gold-few-shot")
+    refused(icm("run", reviews, *arguments), "--method gold-few-shot", "name the --gold-column")
+    data = write("d.jsonl", [{"id": str(i), "text": f"text {i}", "gold": None} for i in range(3)])
+    refused(icm("run", data, *arguments, "--gold-column", "gold"), "there are none: 'gold' has none")
+
+
 @pytest.mark.parametrize("value", ["inf", "nan", "-1", "much"])
 def test_a_number_out_of_range(icm, reviews, value):
     assert icm("run", reviews, *CLASSIFY, "--alpha", value).code == 2

@@ -14,7 +14,7 @@ CLASSIFY = ("--task", "classify", "--labels", "negative,positive", "--provider",
 SUMMARY = {
     *("run_id", "out", "method", "provider", "model", "examples", "labelled", "accuracy", "accuracy_n", "utility"),
     *("predictability_nats", "violations", "label_shares", "requests", "cache_hits", "prompt_tokens"),
-    *("cached_tokens", "wall_s", "stop_reason"),
+    *("cached_tokens", "wall_s", "stop_reason", "information_nats", "calibration_error", "collapsed", "used_gold"),
 }
 
 
@@ -50,14 +50,7 @@ def test_without_json_standard_output_stays_empty(icm, reviews):
 
 def test_without_gold_there_is_no_accuracy(icm, reviews):
     summary = icm("run", reviews, *CLASSIFY, "--json").json
-    assert (summary["accuracy"], summary["accuracy_n"]) == (None, 0)
-
-
-def test_gold_changes_nothing_but_the_accuracy(icm, reviews):
-    icm("run", reviews, *CLASSIFY)
-    blind = labels()
-    icm("run", reviews, *CLASSIFY, "--gold-column", "gold")
-    assert labels() == blind
+    assert (summary["accuracy"], summary["accuracy_n"], summary["calibration_error"]) == (None, 0, None)
 
 
 def test_the_same_command_again_makes_no_request_and_finds_the_same_labels(icm, reviews):
@@ -222,6 +215,7 @@ def test_a_collapsed_labelling_is_called_one(icm, write):
     biased = ("--provider-option", "bias=6", "--provider-option", "signal=0")
     done = icm("run", data, *CLASSIFY, *biased, "--json")
     assert done.json["label_shares"]["positive"] >= 0.95
+    assert done.json["collapsed"] is True
     assert "collapsed" in done.json["warnings"][0]
     assert "warning: collapsed" in done.err
 

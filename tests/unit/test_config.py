@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
-from icm_api.config import ProviderConfig, RunConfig, load_config
+from icm_api.cli.options import METHODS
+from icm_api.config import TAKES, Method, ProviderConfig, RunConfig, load_config
 from icm_api.errors import ConfigError
 
 NEEDED = {"data": "d.jsonl", "task": "claims"}
@@ -66,3 +68,24 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, text: str | None, m
         path.write_text(text)
     with pytest.raises(ConfigError, match=message):
         load_config(RunConfig, NEEDED, {}, path)
+
+
+def test_a_setting_that_the_method_does_not_use_is_named_with_where_it_stands(file: Path):
+    flags = {**NEEDED, "method": "zero-shot"}
+    with pytest.raises(ConfigError) as error:
+        load_config(RunConfig, flags, {"ICM_API_SEEDS": "4"}, file)
+    assert str(error.value).splitlines() == [
+        f"file {file}, key alpha: method zero-shot does not use it; anneal would (choose with --method)",
+        "environment variable ICM_API_SEEDS: method zero-shot does not use it; anneal would (choose with --method)",
+    ]
+
+
+def test_a_class_prior_can_be_text_or_a_mapping():
+    flags = {**NEEDED, "method": "zero-shot"}
+    assert load_config(RunConfig, {**flags, "class_prior": "a=0.25,b=0.75"}, {}).class_prior == {"a": 0.25, "b": 0.75}
+    assert load_config(RunConfig, {**flags, "class_prior": {"a": 0.25}}, {}).class_prior == {"a": 0.25}
+
+
+def test_every_method_has_a_row_and_a_flag_value_and_takes_only_settings_there_are():
+    assert set(TAKES) == set(get_args(Method)) == set(METHODS)
+    assert frozenset().union(*TAKES.values()) <= set(RunConfig.model_fields)

@@ -11,8 +11,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from icm_api.core.anneal import AnnealSettings, SearchState, Step, _accepts, anneal, temperature
-from icm_api.core.context import ContextBuilder, ContextPolicy, Query
+from icm_api.core import step as contract
+from icm_api.core.anneal import AnnealSettings, Best, SearchState, Step, _accepts, anneal, temperature
+from icm_api.core.context import Chain, ContextBuilder, ContextPolicy, Query
 from icm_api.core.problem import Problem
 from icm_api.core.relations import broken
 from icm_api.types import LabelScore, Relation
@@ -27,6 +28,9 @@ class Learner:
     async def score(self, queries: Sequence[Query]) -> list[LabelScore]:
         self.asked += len(queries)
         return [self._score(query) for query in queries]
+
+    async def score_chains(self, chains: Sequence[Chain]) -> list[list[LabelScore]]:
+        raise NotImplementedError("the search asks one example at a time")
 
     def _score(self, query: Query) -> LabelScore:
         pull = sum(1 if label else -1 for _, label in query.demonstrations) / (1 + len(query.demonstrations))
@@ -198,6 +202,9 @@ async def test_more_than_two_labels_work():
                 for q in queries
             ]
 
+        async def score_chains(self, chains: Sequence[Chain]) -> list[list[LabelScore]]:
+            raise NotImplementedError
+
     problem = Problem.build(3, [None] * 9)
     context = ContextBuilder(problem.siblings, [1] * 9, ContextPolicy(), seed=0)
     steps = [s async for s in anneal(problem, ThreeWay(), context, AnnealSettings())]
@@ -220,3 +227,41 @@ async def test_an_example_that_lowers_the_mean_gets_its_label_when_all_others_re
     last = (await search(16, scorer=scorer, settings=cold))[-1]
     assert last.stop == "stable"
     assert None not in last.state.labels
+
+
+async def test_it_tells_what_runner_and_display_need_to_know_of_any_method():
+    steps: list[contract.Step] = [*await search()]
+    assert [step.done <= step.total == 32 for step in steps] == [True] * len(steps)
+    assert steps[-1].done == 32
+    assert steps[-1].status == "16/16 labelled, 16 settled"
+    assert steps[-1].notes == ()
+    assert (await search(settings=AnnealSettings(stop="full")))[-1].total == 16
+
+
+async def test_at_rest_it_finds_where_it_rests_and_when_stopped_the_best_complete_labelling():
+    resting = (await search())[-1]
+    better = Best((1,) * 16, resting.state.scores, replace(resting.utility, value=0.0))
+    resting = replace(resting, state=replace(resting.state, best=better))
+    assert resting.found.labels == resting.labels == resting.state.labels
+    assert resting.found.information_nats is not None
+    stopped = replace(resting, stop="max_steps")
+    assert (stopped.found.labels, stopped.found.utility) == (better.labels, better.utility)
+
+
+async def test_stopped_before_all_rest_it_says_how_many_scores_are_old():
+    steps = await search()
+    first_full = next(s for s in steps if s.state.n_labelled == 16 and len(s.state.settled) < 16)
+    assert f"{16 - len(first_full.state.settled)} scores were taken with older labels" in first_full.notes[0]
+    assert steps[0].notes == (), "labels are missing: that is said elsewhere"
+
+
+async def test_only_reuse_spares_scores():
+    assert sum(step.spared for step in await search(32)) > 0
+    assert all(step.spared == 0 for step in await search(32, settings=AnnealSettings(fidelity="paper")))
+
+
+async def test_the_record_of_a_step_names_the_example_visited():
+    ids = [f"id{i}" for i in range(16)]
+    step = (await search())[3]
+    assert step.record(ids)["example"] == f"id{step.example}"
+    assert json.loads(json.dumps(dict(step.record(ids)))) == step.record(ids)

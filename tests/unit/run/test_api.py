@@ -37,6 +37,12 @@ def test_relations_can_be_rows_too(settings):
         icm_api.label(ROWS, relations=[{"kind": "exactly_one", "ids": ["0", "nobody"]}], **settings)
 
 
+def test_the_method_and_the_shares_of_the_labels_can_be_given(settings):
+    biased: dict[str, Any] = {"provider_options": {"bias": "6"}, "method": "zero-shot"}
+    assert icm_api.label(ROWS, **biased, **settings).summary.collapsed
+    assert not icm_api.label(ROWS, **biased, class_prior={"yes": 0.5}, **settings).summary.collapsed
+
+
 async def test_label_works_where_an_event_loop_already_runs_as_in_a_notebook(settings):
     assert asyncio.get_running_loop().is_running()
     assert len(icm_api.label(ROWS, **settings).rows) == 10

@@ -6,48 +6,53 @@ import math
 
 import pytest
 
-from icm_api.core.anneal import Best, SearchState
-from icm_api.core.objective import Utility
+from icm_api.config import RunConfig, load_config
 from icm_api.core.problem import Problem
-from icm_api.run.outcome import accuracy, final_labelling, wilson_interval
+from icm_api.core.step import Labelling
+from icm_api.run.outcome import Finding, accuracy, calibration_error, final_finding, wilson_interval
 from icm_api.types import LabelScore, Relation
+
+CONFIG = load_config(RunConfig, {"data": "d", "task": "claims"}, {})
 
 
 def score(p: float) -> LabelScore:
     return LabelScore((math.log(1 - p), math.log(p)), 1.0, (False, False))
 
 
-def state(*labelled: tuple[int | None, float], best: Best | None = None) -> SearchState:
-    labels = tuple(label for label, _ in labelled)
-    scores = tuple(score(p) for _, p in labelled)
-    return SearchState(9, labels, scores, (None,) * len(labels), frozenset(), {}, best)
+def ended(*labelled: tuple[int | None, float], rules: tuple[Relation, ...] = ()) -> Finding:
+    problem = Problem.build(2, [None] * len(labelled), rules)
+    found = Labelling.of(problem, [label for label, _ in labelled], [score(p) for _, p in labelled])
+    return final_finding(problem, found, CONFIG)
 
 
 def test_a_label_that_a_rule_changed_names_the_rule():
     rule = Relation("at_most_one", (0, 1), source="rules:1")
-    found = final_labelling(Problem.build(2, [None] * 3, [rule]), state((1, 0.9), (0, 0.8), (0, 0.2)), stable=True)
-    assert found.labels == (1, 0, 0)
+    found = ended((1, 0.9), (0, 0.8), (0, 0.2), rules=(rule,))
+    assert found.labelling.labels == (1, 0, 0)
     assert found.forced == {1: rule}
 
 
-def test_a_search_that_was_stopped_with_a_broken_rule_ends_consistent():
-    rule = Relation("exactly_one", (0, 1))
-    found = final_labelling(Problem.build(2, [None] * 2, [rule]), state((1, 0.9), (1, 0.6)), stable=False)
+def test_a_search_that_was_stopped_with_a_broken_rule_ends_consistent_and_is_measured_anew():
+    found = ended((1, 0.9), (1, 0.6), rules=(Relation("exactly_one", (0, 1)),)).labelling
     assert found.labels == (1, 0)
+    assert found.utility.violations == 0
+    assert found.utility.predictability_nats == pytest.approx((math.log(0.9) + math.log(0.4)) / 2)
 
 
 def test_an_unlabelled_example_stays_unlabelled_when_rules_are_repaired():
-    rule = Relation("at_most_one", (0, 1, 2))
-    found = final_labelling(Problem.build(2, [None] * 3, [rule]), state((1, 0.9), (1, 0.6), (None, 0.99)), stable=False)
-    assert found.labels == (1, 0, None)
+    found = ended((1, 0.9), (1, 0.6), (None, 0.99), rules=(Relation("at_most_one", (0, 1, 2)),))
+    assert found.labelling.labels == (1, 0, None)
 
 
-def test_a_stopped_search_gives_its_best_complete_labelling_and_a_stable_one_its_last():
-    best = Best((0, 0), (score(0.1), score(0.1)), Utility(-1.0, -0.02, 0))
-    stopped = state((1, 0.6), (0, 0.4), best=best)
-    problem = Problem.build(2, [None] * 2)
-    assert final_labelling(problem, stopped, stable=False).labels == (0, 0)
-    assert final_labelling(problem, stopped, stable=True).labels == (1, 0)
+def test_the_calibration_error_is_the_weighted_gap_between_confidence_and_share_that_is_right():
+    confidences = [0.95, 0.95, 0.95, 0.95, 0.65, 0.65]
+    right = [True, True, True, False, True, False]
+    assert calibration_error(confidences, right) == pytest.approx((4 * abs(0.95 - 0.75) + 2 * abs(0.65 - 0.5)) / 6)
+
+
+def test_certainty_stands_in_the_last_bin_and_costs_nothing_when_it_is_right():
+    assert calibration_error([1.0, 1.0], [True, True]) == 0.0
+    assert calibration_error([], []) is None
 
 
 def test_accuracy_compares_only_examples_with_gold_and_label():

@@ -1,0 +1,109 @@
+"""What every method tells about each of its moves, so that runner, journal and display know none of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from icm_api.core.calibrate import information
+from icm_api.core.objective import ALPHA, Objective, Utility, utility
+from icm_api.core.problem import Problem
+from icm_api.core.relations import broken
+from icm_api.types import Json, LabelScore
+
+
+@dataclass(frozen=True, slots=True)
+class Labelling:
+    """Labels, and what they rest on."""
+
+    labels: tuple[int | None, ...]
+    """Index of each example's label; None: not labelled."""
+    scores: tuple[LabelScore | None, ...]
+    """Per example: the probabilities its label was chosen by, relations aside."""
+    utility: Utility
+    information_nats: float | None = None
+    """What the texts tell about the labels (`icm_api.core.calibrate.information`); None: not measured."""
+
+    @classmethod
+    def of(
+        cls,
+        problem: Problem,
+        labels: Sequence[int | None],
+        scores: Sequence[LabelScore | None],
+        *,
+        alpha: float = ALPHA,
+        objective: Objective = "mean",
+    ) -> Labelling:
+        """A labelling with its utility and information measured."""
+        violated = [problem.relations[k] for k in broken(problem.relations, labels)]
+        value = utility(labels, scores, violated, alpha=alpha, objective=objective)
+        return cls(tuple(labels), tuple(scores), value, information_of(labels, scores))
+
+
+def information_of(labels: Sequence[int | None], scores: Sequence[LabelScore | None]) -> float | None:
+    """`icm_api.core.calibrate.information` over the examples that have both a label and a score; None without any."""
+    pairs = [
+        (label, score.logprobs_nats)
+        for label, score in zip(labels, scores, strict=True)
+        if label is not None and score is not None
+    ]
+    if not pairs:
+        return None
+    return information(np.array([logprobs for _, logprobs in pairs]), [label for label, _ in pairs])
+
+
+class Step(Protocol):
+    """One move of a method. The last one has `stop` set."""
+
+    @property
+    def step(self) -> int:
+        """Number of the move, from 0."""
+
+    @property
+    def labels(self) -> tuple[int | None, ...]:
+        """Where the move leads: each example's label, None where there is none yet."""
+
+    @property
+    def changed(self) -> tuple[int, ...]:
+        """Examples whose label the move changed, or would have changed had it not been rejected."""
+
+    @property
+    def asked(self) -> int:
+        """Label scores asked for."""
+
+    @property
+    def spared(self) -> int:
+        """Label scores that the paper's search asks for the same move, less those asked; 0 where there is no such."""
+
+    @property
+    def gap_nats(self) -> float:
+        """0.0: relations were obeyed at the least cost. Else the solver ran out of time, and lost this at most."""
+
+    @property
+    def done(self) -> int:
+        """Work behind, of `total`."""
+
+    @property
+    def total(self) -> int: ...
+
+    @property
+    def status(self) -> str:
+        """Where the method stands, in a few words."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a person must know to judge the labels, should this be the last step."""
+
+    @property
+    def stop(self) -> str | None:
+        """Why this is the last step; None: it is not."""
+
+    @property
+    def found(self) -> Labelling:
+        """The best labelling so far. It breaks no hard relation once the method has come to its end."""
+
+    def record(self, ids: Sequence[str]) -> Mapping[str, Json]:
+        """The method's own columns of the journal; `ids` are the examples'."""

@@ -1,0 +1,367 @@
+"""Sweep: labels found in a few passes, each of which scores every example at once.
+
+A pass puts all examples, with the labels they have at the moment, one after another in a random order, and reads the
+log-probabilities of the labels at each place: how well each label is predicted from those before it. By the chain rule
+this is a joint form of the mutual predictability of arXiv 2506.10139 (section 2.1), which asks for each example alone;
+averaged over orders it is the same question with part of the others shown. One pass costs about the data set's own
+tokens once, and one request where the host echoes prompt log-probs.
+
+Predictability alone is greatest for one label for all. Two things keep that away:
+
+- *Calibration*. Before labels are taken from scores, offsets make the mean probability of each label its share. The
+  shares are given, follow from the relations, or are read off the scores (`icm_api.core.mixture`) as the passes go.
+- *Information* ranks the restarts: mean over the examples of log p(label | text, context) - log of the mean prediction.
+  The first term is U / alpha of the paper without its violations, the second adds the spread of the predictions, so a
+  one-label solution has information 0, whatever its utility.
+
+A restart: labels are drawn from the calibrated scores at a temperature that cools to 0, relations are obeyed by an
+exact solution for the perturbed scores (a sample of a constrained distribution, as perturb-and-MAP of Papandreou and
+Yuille 2011 approximates it), a pass scores them, and scores are averaged over the passes, older ones fading. The first
+labels come from a warm-up of as many passes as labels (at most `MOST_WARM_UP`): random labels and the same with every
+label moved on by one, so that what a label in context pulls to, one pass adds and the next takes away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import Literal, cast
+
+import numpy as np
+
+from icm_api.core.calibrate import Floats, Ints, calibrated, information
+from icm_api.core.chains import ChainBuilder
+from icm_api.core.context import Query, Scorer
+from icm_api.core.mixture import fit_mixture
+from icm_api.core.passes import Average, Pass, read_pass, read_scores
+from icm_api.core.problem import Problem
+from icm_api.core.shares import share_bounds
+from icm_api.core.step import Labelling
+from icm_api.types import Json, LabelScore
+
+MOST_WARM_UP = 4
+LEAST_TO_ESTIMATE = 8
+"""Examples a label below which shares are not read off the scores."""
+SAME_SHARES = 1e-6
+TAIL_BATCH = 64
+Stage = Literal["warm-up", "restart", "tail"]
+
+
+@dataclass(frozen=True, slots=True)
+class SweepSettings:
+    alpha: float = 50.0
+    passes: int = 6
+    """Of each restart at most; it ends earlier once its labels have settled."""
+    restarts: int = 3
+    shares: tuple[float, ...] | None = None
+    """Of each label; None: what the relations imply, or read off the scores."""
+    t_start: float = 0.5
+    decay: float = 0.6
+    """What the scores of a pass still count in the next."""
+    pool: int | None = None
+    """Search on so many examples, and label the rest with these as context; None: search on all."""
+    tail_demonstrations: int = 64
+    parallel: int = 1
+    """Restarts that are asked side by side."""
+
+
+@dataclass(frozen=True, slots=True)
+class Restart:
+    """One course of labels from the warm-up on. Its random choices depend on the seed and its numbers alone."""
+
+    number: int
+    shares: tuple[float, ...]
+    """Of the labels, as given, implied or read off the scores so far."""
+    average: Average
+    labels: Ints
+    """(n,) the best labels for the scores so far, relations obeyed; -1 outside the pool."""
+    n_passes: int = 0
+    information_nats: float = 0.0
+    gap_nats: float = 0.0
+    rests: bool = False
+    """The last pass changed none of its labels."""
+    settled: bool = False
+    """The last pass showed its very labels, and changed none."""
+
+
+@dataclass(frozen=True, slots=True)
+class SweepStep:
+    """One pass (or a batch of the tail). Satisfies `icm_api.core.step.Step`."""
+
+    step: int
+    stage: Stage
+    restart: Restart
+    best: Restart
+    """Of the finished restarts the most informative; this one while none is finished."""
+    temperature: float
+    changed: tuple[int, ...]
+    asked: int
+    done: int
+    total: int
+    notes: tuple[str, ...]
+    problem: Problem = field(repr=False)
+    alpha: float = 50.0
+    stop: str | None = None
+    spared: int = 0
+
+    @property
+    def gap_nats(self) -> float:
+        return self.restart.gap_nats
+
+    @property
+    def status(self) -> str:
+        shares = "/".join(f"{share:.2f}" for share in self.restart.shares)
+        number, n_passes = self.restart.number, self.restart.n_passes
+        where = f"restart {number}, pass {n_passes}" if self.stage == "restart" else self.stage
+        return f"{where}, shares {shares}, information {self.restart.information_nats:.3f}"
+
+    @property
+    def found(self) -> Labelling:
+        """Scores are the calibrated averages; the utility is measured on the raw ones, as the paper's is."""
+        average, labels = self.best.average, _or_none(self.best.labels)
+        raw = Labelling.of(self.problem, labels, average.as_scores(), alpha=self.alpha)
+        shown = average.as_scores(_calibrated(average, np.array(self.best.shares)))
+        return replace(raw, scores=tuple(shown), information_nats=self.best.information_nats)
+
+    @property
+    def labels(self) -> tuple[int | None, ...]:
+        return _or_none(self.restart.labels)
+
+    def record(self, ids: Sequence[str]) -> Mapping[str, Json]:  # noqa: ARG002
+        return {
+            "stage": self.stage,
+            "restart": self.restart.number,
+            "pass": self.restart.n_passes,
+            "temperature": self.temperature,
+            "shares": list(self.restart.shares),
+            "information_nats": self.restart.information_nats,
+            "settled": self.restart.settled,
+        }
+
+
+async def sweep(
+    problem: Problem, scorer: Scorer, chains: ChainBuilder, settings: SweepSettings, *, seed: int = 0
+) -> AsyncGenerator[SweepStep, None]:
+    """Search, one step a pass; the last has `stop` set to `settled` or `passes`.
+
+    Raises what the scorer raises; `found` of the last step is then still good. The same seed gives the same labels,
+    whatever `parallel` is.
+    """
+    search = _Sweep(problem, scorer, chains, settings, seed)
+    async for step in search.steps():
+        yield step
+
+
+class _Sweep:
+    def __init__(
+        self, problem: Problem, scorer: Scorer, chains: ChainBuilder, settings: SweepSettings, seed: int
+    ) -> None:
+        self.problem, self.scorer, self.chains, self.settings, self.seed = problem, scorer, chains, settings, seed
+        self.pool = _draw_pool(problem, settings.pool, np.random.default_rng([seed, 0]))
+        self.rest = np.setdiff1d(np.arange(problem.n_examples), self.pool)
+        self.bounds = share_bounds(problem.n_examples, problem.n_labels, problem.relations)
+        self.known = settings.shares is not None or bool(np.all(self.bounds[1] - self.bounds[0] < SAME_SHARES))
+        self.first_shares = tuple(self._within_bounds(np.full(problem.n_labels, 1 / problem.n_labels)).tolist())
+        self.n_warm_up = min(problem.n_labels, MOST_WARM_UP)
+        self.finished: list[Restart] = []
+        self.number = self.passes_done = self.tail_done = 0
+
+    # --- the course ---------------------------------------------------------------------------------------
+
+    async def steps(self) -> AsyncGenerator[SweepStep, None]:
+        start = self._start()
+        for order, labels in self._warm_up():
+            (heard,) = await self._passes([(order, labels)])
+            before, start = start, self._solved(replace(start, average=start.average.plus(heard)))
+            yield self._step("warm-up", before, start, self.settings.t_start)
+        restarts = [replace(start, number=k + 1) for k in range(self.settings.restarts)]
+        for first in range(0, len(restarts), self.settings.parallel):
+            async for step in self._run(restarts[first : first + self.settings.parallel]):
+                yield step
+        async for step in self._label_rest():
+            yield step
+
+    async def _run(self, group: Sequence[Restart]) -> AsyncGenerator[SweepStep, None]:
+        """Passes of some restarts, side by side, until each has ended."""
+        while group:
+            heats = [self._temperature(restart) for restart in group]
+            drawn = [self._draw(restart, heat) for restart, heat in zip(group, heats, strict=True)]
+            heard = await self._passes(drawn)
+            after = [self._advance(*each) for each in zip(group, heard, heats, strict=True)]
+            self.finished += [restart for restart in after if self._has_ended(restart)]
+            for old, new, heat in zip(group, after, heats, strict=True):
+                self.passes_done += 1 if not self._has_ended(new) else 1 + self.settings.passes - new.n_passes
+                yield self._step("restart", old, new, heat, last=new is after[-1])
+            group = [restart for restart in after if not self._has_ended(restart)]
+
+    async def _label_rest(self) -> AsyncGenerator[SweepStep, None]:
+        """The examples outside the pool: one short question each, with pool examples and their labels as context."""
+        if not len(self.rest):
+            return
+        best = self._best()
+        order = self._rng(3).permutation(self.pool).tolist()
+        shown = self.chains.shown(order, self.rest.tolist(), most=self.settings.tail_demonstrations)
+        demonstrations = tuple((i, int(best.labels[i])) for i in shown)
+        scores: dict[int, LabelScore] = {}
+        for first in range(0, len(self.rest), TAIL_BATCH):
+            batch = self.rest[first : first + TAIL_BATCH].tolist()
+            asked = await self.scorer.score([Query(i, demonstrations) for i in batch])
+            scores.update(zip(batch, asked, strict=True))
+            self.tail_done += len(batch)
+            if self.tail_done < len(self.rest):
+                yield self._step("tail", best, best, 0.0, asked=len(batch))
+        heard = read_scores([scores.get(i) for i in range(self.problem.n_examples)], self.problem.n_labels)
+        whole = self._solved(replace(best, average=best.average.plus(heard)))
+        self.finished = [whole]
+        yield self._step("tail", best, whole, 0.0, asked=len(batch), last=True)
+
+    # --- the parts of a pass ------------------------------------------------------------------------------
+
+    def _warm_up(self) -> list[tuple[list[int], Ints]]:
+        """Random labels, evenly many of each, and the same with every label moved on by one; all in one order."""
+        rng = self._rng(1)
+        n, k = self.problem.n_examples, self.problem.n_labels
+        order = rng.permutation(self.pool).tolist()
+        labels = np.full(n, -1)
+        labels[order] = rng.permutation(k)[rng.permutation(len(order)) % k]
+        return [(order, (labels + shift) % k) for shift in range(self.n_warm_up)]
+
+    def _start(self) -> Restart:
+        n, k = self.problem.n_examples, self.problem.n_labels
+        return Restart(0, self.settings.shares or self.first_shares, Average.empty(n, k), np.full(n, -1))
+
+    def _temperature(self, restart: Restart) -> float:
+        """Falls evenly to 0 at the last pass; at once to 0 when the last pass changed no label."""
+        if restart.rests:
+            return 0.0
+        return self.settings.t_start * (1 - restart.n_passes / max(1, self.settings.passes - 1))
+
+    def _draw(self, restart: Restart, heat: float) -> tuple[list[int], Ints]:
+        """A random order of the pool, and labels drawn at a temperature, relations obeyed.
+
+        The hotter, the more even the shares: a rare label needs some examples in context before the model can tell it.
+        """
+        rng = self._rng(2, restart.number, restart.n_passes)
+        order = rng.permutation(self.pool).tolist()
+        if heat == 0:
+            return order, restart.labels
+        warmth = heat / self.settings.t_start
+        shares = warmth * np.array(self.first_shares) + (1 - warmth) * np.array(restart.shares)
+        noise = heat * rng.gumbel(size=(self.problem.n_examples, self.problem.n_labels))
+        return order, self._solve(_calibrated(restart.average, shares) + noise)[0]
+
+    async def _passes(self, drawn: Sequence[tuple[list[int], Ints]]) -> list[Pass]:
+        cut = [self.chains.cut(order, labels.tolist()) for order, labels in drawn]
+        scores = iter(await self.scorer.score_chains([chain for chains in cut for chain in chains]))
+        n, k = self.problem.n_examples, self.problem.n_labels
+        return [read_pass(chains, list(islice(scores, len(chains))), n, k) for chains in cut]
+
+    def _advance(self, restart: Restart, heard: Pass, heat: float) -> Restart:
+        """The restart after one more pass."""
+        before = restart.average if restart.n_passes else Average.empty(*heard.logprobs.shape)
+        new = replace(
+            restart, average=before.plus(heard, decay=self.settings.decay), n_passes=restart.n_passes + 1, rests=False
+        )
+        if not self.known and new.n_passes > 1:
+            new = replace(new, shares=self._estimated(new))
+        new = self._solved(new)
+        same = bool(np.array_equal(new.labels, restart.labels)) and new.n_passes > 1
+        return replace(new, rests=same, settled=same and heat == 0)
+
+    def _solved(self, restart: Restart) -> Restart:
+        """With the best labels for its scores, and how much these tell."""
+        labels, gap = self._solve(_calibrated(restart.average, np.array(restart.shares)))
+        known = restart.average.known
+        told = information(restart.average.logprobs[known], labels[known])
+        return replace(restart, labels=labels, information_nats=told, gap_nats=max(gap, restart.gap_nats))
+
+    def _solve(self, logprobs: Floats) -> tuple[Ints, float]:
+        """The likeliest labels that break no hard relation, -1 for examples without scores; and the solver's gap."""
+        wanted = np.arange(self.problem.n_examples) if self.tail_done == len(self.rest) else self.pool
+        solution = self.problem.consistency.solve(logprobs, examples=wanted)
+        labels = np.full(self.problem.n_examples, -1)
+        labels[list(solution.labels)] = list(solution.labels.values())
+        return labels, solution.gap_nats
+
+    def _estimated(self, restart: Restart) -> tuple[float, ...]:
+        """Shares read off the scores, within what the relations allow."""
+        logprobs = restart.average.logprobs[restart.average.known]
+        if len(logprobs) < LEAST_TO_ESTIMATE * self.problem.n_labels:
+            return restart.shares
+        return tuple(self._within_bounds(fit_mixture(logprobs).shares).tolist())
+
+    def _within_bounds(self, shares: Floats) -> Floats:
+        """No label is wholly absent: calibration would then never let it appear."""
+        least = 0.5 / len(self.pool)
+        clipped = np.clip(shares, np.maximum(self.bounds[0], least), self.bounds[1])
+        return cast(Floats, clipped / clipped.sum())
+
+    # --- reporting ----------------------------------------------------------------------------------------
+
+    def _has_ended(self, restart: Restart) -> bool:
+        return restart.settled or restart.n_passes >= self.settings.passes
+
+    def _best(self) -> Restart:
+        return max(self.finished, key=lambda restart: restart.information_nats)
+
+    def _step(
+        self, stage: Stage, old: Restart, new: Restart, heat: float, *, asked: int | None = None, last: bool = False
+    ) -> SweepStep:
+        """`last`: of its stage or side-by-side group."""
+        ended = last and len(self.finished) == (1 if stage == "tail" else self.settings.restarts)
+        self.passes_done += stage == "warm-up"
+        self.number += 1
+        return SweepStep(
+            step=self.number - 1,
+            stage=stage,
+            restart=new,
+            best=self._best() if self.finished else new,
+            temperature=heat,
+            changed=tuple(np.flatnonzero(old.labels != new.labels).tolist()),
+            asked=len(self.pool) if asked is None else asked,
+            done=self.passes_done + -(-self.tail_done // TAIL_BATCH),
+            total=self.n_warm_up + self.settings.restarts * self.settings.passes + -(-len(self.rest) // TAIL_BATCH),
+            notes=(),
+            problem=self.problem,
+            alpha=self.settings.alpha,
+            stop=self._reason() if ended and self.tail_done == len(self.rest) else None,
+        )
+
+    def _reason(self) -> str:
+        return "settled" if self._best().settled else "passes"
+
+    def _rng(self, *purpose: int) -> np.random.Generator:
+        return np.random.default_rng([self.seed, *purpose])
+
+
+def _calibrated(average: Average, shares: Floats) -> Floats:
+    """Log-probabilities (n, labels) under the shares; even over the labels where nothing is known."""
+    logprobs = average.logprobs
+    logprobs[average.known] = calibrated(logprobs[average.known], shares)
+    return logprobs
+
+
+def _draw_pool(problem: Problem, size: int | None, rng: np.random.Generator) -> Ints:
+    """Random examples, ascending: whole families (siblings and their siblings), until there are at least `size`."""
+    if size is None or size >= problem.n_examples:
+        return np.arange(problem.n_examples)
+    pool: set[int] = set()
+    for example in rng.permutation(problem.n_examples).tolist():
+        if len(pool) >= size:
+            break
+        pool |= _family(problem, example)
+    return np.array(sorted(pool))
+
+
+def _family(problem: Problem, example: int) -> set[int]:
+    family, new = {example}, [example]
+    while new:
+        kin = problem.siblings[new.pop()] | set(problem.consistency.component(example))
+        new += kin - family
+        family |= kin
+    return family
+
+
+def _or_none(labels: Ints) -> tuple[int | None, ...]:
+    return tuple(None if label < 0 else label for label in labels.tolist())
