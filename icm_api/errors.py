@@ -11,6 +11,7 @@ IcmError                                   exit code 1
     ├── AuthError
     ├── RequestError
     └── CapabilityError                        the host cannot give the numbers that were asked for
+        └── OutOfReachError                    the labels hold too little of the probability in this place
 """
 
 from __future__ import annotations
@@ -115,3 +116,7 @@ class RequestError(ProviderError):
 
 class CapabilityError(ProviderError):
     """The host answered, but without numbers a label could rest on: no log-probs, or no label in reach."""
+
+
+class OutOfReachError(CapabilityError):
+    """The labels hold too little of the probability here, or none is listed: this answer says nothing about them."""

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import heapq
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 
 from icm_api.core.context import Chain
 
 OVERLAP_SHARE = 0.25
+MOST_LOOKED_AT = 1000
+"""Examples of other chains among which an overlap is sought: where nearly all are siblings or too long, looking on
+would cost more than it finds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,24 +36,25 @@ class ChainBuilder:
     """Cuts orders of examples into chains that fit; nothing is dropped."""
 
     def __init__(self, siblings: Sequence[frozenset[int]], sizes: Sequence[int], policy: ChainPolicy) -> None:
-        """`sizes`: tokens of each example with its label and separator; used only with `policy.max_tokens`."""
-        self._siblings = siblings
+        """`siblings`: as in `icm_api.core.problem.Problem`. `sizes`: tokens of each example with its label and
+        separator; used only with `policy.max_tokens`."""
+        alone: frozenset[int] = frozenset()
+        self._siblings = siblings if policy.leave_out_siblings else [alone] * len(siblings)
         self._sizes = sizes
         self._policy = policy
+        self._sets_with = _sets_with_each(self._siblings)
 
     def cut(self, order: Sequence[int], labels: Mapping[int, int] | Sequence[int]) -> list[Chain]:
         """Chains that score every example of `order` once, each example given labelled ones of the same order.
 
         A chain that is not the whole order begins with an overlap: examples of other chains with their labels, so
-        that its first examples are not scored with nothing before them.
+        that its first examples are not scored with nothing before them; it is short or missing where room is short or
+        the others are siblings. An example that alone has more tokens than there is room for is a chain of its own.
         """
         blocks = self._blocks(order)
-        if len(blocks) == 1:
-            return [Chain(tuple((i, labels[i]) for i in blocks[0]))]
         chains = []
         for k, block in enumerate(blocks):
-            others = [i for shift in range(1, len(blocks)) for i in blocks[(k + shift) % len(blocks)]]
-            shown = self._overlap(block, others)
+            shown = self._overlap(block, [*blocks[k + 1 :], *blocks[:k]])
             chains.append(Chain(tuple((i, labels[i]) for i in (*shown, *block)), len(shown)))
         return chains
 
@@ -54,69 +62,89 @@ class ChainBuilder:
         """Of `order` the first `most` examples that leave room for any one of `asked`."""
         policy = self._policy
         room = None if policy.max_tokens is None else policy.max_tokens - max(self._sizes[i] for i in asked)
-        shown: list[int] = []
-        for i in order:
-            if len(shown) < min(most, policy.max_examples) and (room is None or self._sizes[i] <= room):
-                shown.append(i)
-                room = None if room is None else room - self._sizes[i]
-        return shown
+        return self._that_fit(order, min(most, policy.max_examples), room)
 
     def _blocks(self, order: Sequence[int]) -> list[list[int]]:
-        """As few as fit, filled evenly; siblings in different ones."""
-        n_blocks = self._fewest(order)
-        while True:
-            blocks: list[_Block] = [_Block() for _ in range(n_blocks)]
-            homeless = [i for i in order if not self._place(i, blocks)]
-            if not homeless:
-                return [block.examples for block in blocks if block.examples]
-            n_blocks += max(1, len(homeless) // max(1, len(order) // n_blocks))
+        """Few, filled evenly, siblings in different ones; each in the sequence of `order`."""
+        needed = len(self._pack(order, self._fewest(order)))
+        # Packed again into as many as it took: those that were opened last would else stay the shortest.
+        return [block for block in self._pack(order, needed) if block]
 
     def _fewest(self, order: Sequence[int]) -> int:
         policy = self._policy
-        most = max(1, policy.max_examples)
-        fewest = -(-len(order) // most)
+        fewest = -(-len(order) // policy.max_examples)
         if policy.max_tokens is not None:
             fewest = max(fewest, -(-sum(self._sizes[i] for i in order) // policy.max_tokens))
-        return max(1, fewest)
+        return fewest
 
-    def _place(self, i: int, blocks: Sequence[_Block]) -> bool:
-        """Put example i into the shortest block that can take it."""
-        for block in sorted(blocks, key=lambda block: len(block.examples)):
-            if self._takes(block, i):
-                block.add(i, self._sizes[i], self._siblings[i] if self._policy.leave_out_siblings else frozenset())
-                return True
-        return False
+    def _pack(self, order: Sequence[int], n_blocks: int) -> list[list[int]]:
+        """Each example in the emptiest of `n_blocks` blocks that can take it, or in a new one when none can."""
+        blocks: list[list[int]] = [[] for _ in range(n_blocks)]
+        emptiest = [(0, k) for k in range(n_blocks)]  # a heap of (filled, block)
+        refused: defaultdict[frozenset[int], set[int]] = defaultdict(set)  # by siblings: the blocks that hold any
+        for i in order:
+            filled, k = self._room_for(i, blocks, emptiest, refused[self._siblings[i]])
+            blocks[k].append(i)
+            if len(blocks[k]) < self._policy.max_examples:
+                heapq.heappush(emptiest, (filled + self._fills(i), k))
+            for siblings in self._sets_with[i]:
+                refused[siblings].add(k)
+        return blocks
 
-    def _takes(self, block: _Block, i: int) -> bool:
-        policy = self._policy
-        if i in block.kin or len(block.examples) >= policy.max_examples:
-            return False
-        return not block.examples or policy.max_tokens is None or block.size + self._sizes[i] <= policy.max_tokens
+    def _room_for(
+        self, i: int, blocks: list[list[int]], emptiest: list[tuple[int, int]], refused: set[int]
+    ) -> tuple[int, int]:
+        """Take from the heap the emptiest block that can take example i, or open one."""
+        passed = []
+        found = None
+        while found is None and emptiest and len(refused) < len(blocks):
+            filled, k = emptiest[0]
+            if blocks[k] and not self._fits(filled + self._fills(i)):
+                break  # nor does any fuller one
+            if k in refused:
+                passed.append(heapq.heappop(emptiest))
+            else:
+                found = heapq.heappop(emptiest)
+        for entry in passed:
+            heapq.heappush(emptiest, entry)
+        if found is None:
+            found = (0, len(blocks))
+            blocks.append([])
+        return found
 
-    def _overlap(self, block: Sequence[int], others: Sequence[int]) -> list[int]:
+    def _fills(self, i: int) -> int:
+        """Tokens where room is counted in them, else 1."""
+        return 1 if self._policy.max_tokens is None else self._sizes[i]
+
+    def _fits(self, filled: int) -> bool:
+        return self._policy.max_tokens is None or filled <= self._policy.max_tokens
+
+    def _overlap(self, block: Sequence[int], others: Sequence[Sequence[int]]) -> list[int]:
         """Examples of other chains to begin with: a quarter of the chain, as far as room is left."""
-        policy = self._policy
-        kin = {s for i in block for s in self._siblings[i]} if policy.leave_out_siblings else set()
+        policy, own = self._policy, frozenset(block)
         room = None if policy.max_tokens is None else policy.max_tokens - sum(self._sizes[i] for i in block)
-        shown: list[int] = []
-        for i in others:
-            if len(shown) >= OVERLAP_SHARE * len(block) or len(shown) + len(block) >= policy.max_examples:
+        most = min(math.ceil(OVERLAP_SHARE * len(block)), policy.max_examples - len(block))
+        looked_at = islice(chain.from_iterable(others), MOST_LOOKED_AT)
+        return self._that_fit((i for i in looked_at if self._siblings[i].isdisjoint(own)), most, room)
+
+    def _that_fit(self, examples: Iterable[int], most: int, room: int | None) -> list[int]:
+        """The first `most` of the examples for which there is room; without a `room` it is unlimited."""
+        fit: list[int] = []
+        for i in examples:
+            if len(fit) >= most:
                 break
-            if i not in kin and (room is None or self._sizes[i] <= room):
-                shown.append(i)
-                room = None if room is None else room - self._sizes[i]
-        return shown
+            if room is None:
+                fit.append(i)
+            elif self._sizes[i] <= room:
+                fit.append(i)
+                room -= self._sizes[i]
+        return fit
 
 
-class _Block:
-    __slots__ = ("examples", "kin", "size")
-
-    def __init__(self) -> None:
-        self.examples: list[int] = []
-        self.kin: set[int] = set()
-        self.size = 0
-
-    def add(self, i: int, size: int, siblings: frozenset[int]) -> None:
-        self.examples.append(i)
-        self.kin |= siblings
-        self.size += size
+def _sets_with_each(siblings: Sequence[frozenset[int]]) -> list[list[frozenset[int]]]:
+    """For each example the different sets of siblings that it is in."""
+    sets_with: list[list[frozenset[int]]] = [[] for _ in siblings]
+    for kin in set(siblings):
+        for i in kin:
+            sets_with[i].append(kin)
+    return sets_with

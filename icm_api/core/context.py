@@ -44,8 +44,12 @@ class Scorer(Protocol):
 
     async def score(self, queries: Sequence[Query]) -> list[LabelScore]: ...
 
-    async def score_chains(self, chains: Sequence[Chain]) -> list[list[LabelScore]]:
-        """For each chain one score for each of its `scored` examples."""
+    async def score_chains(self, chains: Sequence[Chain]) -> Sequence[Sequence[LabelScore | None]]:
+        """For each chain one score for each of its `scored` examples.
+
+        None where the labels hold too little of the probability to tell, as happens before a model has seen how the
+        labels are written. Raises OutOfReachError when that is so at most places of a chain.
+        """
 
 
 @dataclass(frozen=True, slots=True)

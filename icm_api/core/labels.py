@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from icm_api.errors import CapabilityError
+from icm_api.errors import CapabilityError, OutOfReachError
 from icm_api.types import Candidate, Label, LabelScore, NextTokenReply
 
 MASS_TOLERANCE = 1e-3
@@ -126,7 +126,7 @@ def _by_text(candidates: Sequence[Candidate]) -> Mapping[str, float]:
 def _checked_mass(seen: Sequence[float], labels: Sequence[Label], min_mass: float) -> float:
     names = ", ".join(repr(label.name) for label in labels)
     if not any(seen):
-        raise CapabilityError(
+        raise OutOfReachError(
             f"none of the labels {names} is among the continuations that the host listed: ask for more candidates "
             "(--top-k), use likelier label words (on a chat route, of one token), or a host that scores named tokens"
         )
@@ -134,7 +134,7 @@ def _checked_mass(seen: Sequence[float], labels: Sequence[Label], min_mass: floa
     if mass > 1 + MASS_TOLERANCE:
         raise CapabilityError(f"the labels {names} hold {mass:.4f} of the probability, more than all of it")
     if mass < min_mass:
-        raise CapabilityError(
+        raise OutOfReachError(
             f"the labels {names} hold only {mass:.2g} of the model's probability (at least {min_mass:g} is asked, "
             "--min-mass): the model does not take them as answers here; use other label words or another template"
         )

@@ -17,7 +17,7 @@ from icm_api.core.calibrate import Floats, calibrated, log_softmax
 
 MOST_STEPS = 200
 TOLERANCE = 1e-6
-PSEUDO_EXAMPLES = 1.0
+PSEUDO_EXAMPLES = 2.0
 """Added to each label's count, so that no cluster shrinks to a single example."""
 LEAST_VARIANCE = 1e-2
 
@@ -34,17 +34,17 @@ class Mixture:
     """Mean over the examples."""
 
 
-def fit_mixture(logprobs: Floats) -> Mixture:
-    """Fit to label log-probabilities (n, labels); of several starts the likeliest. n is at least 2 a label.
+def fit_mixture(logprobs: Floats, weights: Floats) -> Mixture:
+    """Fit to label log-probabilities (n, labels) with weights (n,) of 0..1; of several starts the likeliest.
 
     Even shares stand unless free ones are likelier by more than their cost (the Bayesian information criterion,
     Schwarz 1978): a few dozen examples leave the shares uncertain by some hundredths.
     """
-    n, k = logprobs.shape
-    points = logprobs[:, 1:] - logprobs[:, :1]
-    starts = [np.exp(calibrated(logprobs, shares)) for shares in candidate_shares(k)]
-    free = _likeliest([_expectation_maximisation(points, start, even=False) for start in starts])
-    even = _likeliest([_expectation_maximisation(points, start, even=True) for start in starts])
+    k, n = logprobs.shape[1], float(weights.sum())
+    cloud = _Cloud(logprobs[:, 1:] - logprobs[:, :1], weights)
+    starts = [np.exp(calibrated(logprobs, shares, weights)) for shares in candidate_shares(k)]
+    free = _likeliest([_expectation_maximisation(cloud, start, even=False) for start in starts])
+    even = _likeliest([_expectation_maximisation(cloud, start, even=True) for start in starts])
     cost = 0.5 * (k - 1) * np.log(n) / n
     return free if free.loglik_nats - cost > even.loglik_nats else even
 
@@ -64,36 +64,49 @@ def candidate_shares(n_labels: int) -> list[Floats]:
     return shares
 
 
-def _expectation_maximisation(points: Floats, posteriors: Floats, *, even: bool) -> Mixture:
+@dataclass(frozen=True, slots=True)
+class _Cloud:
+    points: Floats
+    """(n, labels - 1) log-odds against the first label."""
+    weights: Floats
+
+    def centres(self, posteriors: Floats) -> tuple[Floats, Floats]:
+        """(labels,) weighted counts of the clusters, and (labels, labels - 1) their means."""
+        counted = self.weights[:, None] * posteriors
+        counts = counted.sum(axis=0)
+        return counts, (counted.T @ self.points) / np.maximum(counts, 1e-9)[:, None]
+
+
+def _expectation_maximisation(cloud: _Cloud, posteriors: Floats, *, even: bool) -> Mixture:
     loglik = -np.inf
     for _ in range(MOST_STEPS):
-        shares, joint = _joint(points, posteriors, even=even)
+        shares, joint = _joint(cloud, posteriors, even=even)
         top = joint.max(axis=1)
-        new = float((top + np.log(np.exp(joint - top[:, None]).sum(axis=1))).mean())
+        each = top + np.log(np.exp(joint - top[:, None]).sum(axis=1))
+        new = float(cloud.weights @ each / cloud.weights.sum())
         posteriors = np.exp(log_softmax(joint))
         if abs(new - loglik) < TOLERANCE:
             break
         loglik = new
-    return _named(Mixture(shares, posteriors, new), points)
+    return _named(Mixture(shares, posteriors, new), cloud)
 
 
-def _joint(points: Floats, posteriors: Floats, *, even: bool) -> tuple[Floats, Floats]:
+def _joint(cloud: _Cloud, posteriors: Floats, *, even: bool) -> tuple[Floats, Floats]:
     """Maximisation for given posteriors; (shares, log joint density of each example and cluster up to a constant)."""
-    counts = posteriors.sum(axis=0)
+    counts, centres = cloud.centres(posteriors)
     smoothed = np.ones_like(counts) if even else counts + PSEUDO_EXAMPLES
     shares = smoothed / smoothed.sum()
-    centres = (posteriors.T @ points) / np.maximum(counts, 1e-9)[:, None]
-    around = points[:, None, :] - centres[None, :, :]
-    spread = np.einsum("nk,nkd,nke->de", posteriors, around, around) / len(points)
-    spread += LEAST_VARIANCE * np.eye(points.shape[1])
+    around = cloud.points[:, None, :] - centres[None, :, :]
+    counted = cloud.weights[:, None] * posteriors / cloud.weights.sum()
+    spread = np.einsum("nk,nkd,nke->de", counted, around, around)
+    spread += LEAST_VARIANCE * np.eye(spread.shape[0])
     distance = np.einsum("nkd,de,nke->nk", around, np.linalg.inv(spread), around)
     return shares, cast(Floats, np.log(shares) - 0.5 * distance - 0.5 * np.linalg.slogdet(spread)[1])
 
 
-def _named(fit: Mixture, points: Floats) -> Mixture:
+def _named(fit: Mixture, cloud: _Cloud) -> Mixture:
     """Clusters in the order of the labels: each label takes the cluster whose centre favours it most."""
-    counts = np.maximum(fit.posteriors.sum(axis=0), 1e-9)
-    centres = (fit.posteriors.T @ points) / counts[:, None]
+    _, centres = cloud.centres(fit.posteriors)
     favour = log_softmax(np.hstack([np.zeros((len(centres), 1)), centres - centres.mean(axis=0)]))
     order = _best_assignment(favour)
     return Mixture(fit.shares[order], fit.posteriors[:, order], fit.loglik_nats)

@@ -39,7 +39,9 @@ class Pass:
     """(n, labels) True where the value is an upper bound."""
 
 
-def read_pass(chains: Sequence[Chain], scores: Sequence[Sequence[LabelScore]], n_examples: int, n_labels: int) -> Pass:
+def read_pass(
+    chains: Sequence[Chain], scores: Sequence[Sequence[LabelScore | None]], n_examples: int, n_labels: int
+) -> Pass:
     """The scores of chains that score no example twice (`ChainBuilder.cut`), as `Scorer.score_chains` gives them.
 
     The weight at place k of a chain (its overlap counts) rises from 0 at its start to 1 at its middle, and is at least
@@ -47,9 +49,11 @@ def read_pass(chains: Sequence[Chain], scores: Sequence[Sequence[LabelScore]], n
     """
     read = _blank(n_examples, n_labels)
     for chain, chain_scores in zip(chains, scores, strict=True):
-        rows = list(chain.scored)
-        places = np.arange(chain.first, len(chain.examples))
-        _fill(read, rows, chain_scores)
+        heard = [k for k, score in enumerate(chain_scores) if score is not None]
+        scored = chain.scored
+        rows = [scored[k] for k in heard]
+        places = chain.first + np.array(heard)
+        _fill(read, rows, [score for score in chain_scores if score is not None])
         read.weights[rows] = np.clip(places / (FULL_AT * len(chain.examples)), LEAST_WEIGHT, 1.0)
     return read
 

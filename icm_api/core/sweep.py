@@ -51,7 +51,7 @@ Stage = Literal["warm-up", "restart", "tail"]
 @dataclass(frozen=True, slots=True)
 class SweepSettings:
     alpha: float = 50.0
-    passes: int = 6
+    passes: int = 8
     """Of each restart at most; it ends earlier once its labels have settled."""
     restarts: int = 3
     shares: tuple[float, ...] | None = None
@@ -59,6 +59,7 @@ class SweepSettings:
     t_start: float = 0.5
     decay: float = 0.6
     """What the scores of a pass still count in the next."""
+    evenness: float = 0.0
     pool: int | None = None
     """Search on so many examples, and label the rest with these as context; None: search on all."""
     tail_demonstrations: int = 64
@@ -75,7 +76,7 @@ class Restart:
     """Of the labels, as given, implied or read off the scores so far."""
     average: Average
     labels: Ints
-    """(n,) the best labels for the scores so far, relations obeyed; -1 outside the pool."""
+    """(n,) the best labels for the scores so far, relations obeyed; -1 outside the pool, anything without a score."""
     n_passes: int = 0
     information_nats: float = 0.0
     gap_nats: float = 0.0
@@ -83,6 +84,14 @@ class Restart:
     """The last pass changed none of its labels."""
     settled: bool = False
     """The last pass showed its very labels, and changed none."""
+
+    @property
+    def known_labels(self) -> tuple[int | None, ...]:
+        """None where no pass has given a score: a label never comes from a missing number."""
+        return tuple(
+            label if known else None
+            for label, known in zip(self.labels.tolist(), self.average.known.tolist(), strict=True)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,14 +128,14 @@ class SweepStep:
     @property
     def found(self) -> Labelling:
         """Scores are the calibrated averages; the utility is measured on the raw ones, as the paper's is."""
-        average, labels = self.best.average, _or_none(self.best.labels)
+        average, labels = self.best.average, self.best.known_labels
         raw = Labelling.of(self.problem, labels, average.as_scores(), alpha=self.alpha)
         shown = average.as_scores(_calibrated(average, np.array(self.best.shares)))
         return replace(raw, scores=tuple(shown), information_nats=self.best.information_nats)
 
     @property
     def labels(self) -> tuple[int | None, ...]:
-        return _or_none(self.restart.labels)
+        return self.restart.known_labels
 
     def record(self, ids: Sequence[str]) -> Mapping[str, Json]:  # noqa: ARG002
         return {
@@ -244,9 +253,9 @@ class _Sweep:
         """
         rng = self._rng(2, restart.number, restart.n_passes)
         order = rng.permutation(self.pool).tolist()
-        if heat == 0:
+        if heat == 0 and self.settings.evenness == 0:
             return order, restart.labels
-        warmth = heat / self.settings.t_start
+        warmth = max(heat / self.settings.t_start, self.settings.evenness)
         shares = warmth * np.array(self.first_shares) + (1 - warmth) * np.array(restart.shares)
         noise = heat * rng.gumbel(size=(self.problem.n_examples, self.problem.n_labels))
         return order, self._solve(_calibrated(restart.average, shares) + noise)[0]
@@ -259,10 +268,8 @@ class _Sweep:
 
     def _advance(self, restart: Restart, heard: Pass, heat: float) -> Restart:
         """The restart after one more pass."""
-        before = restart.average if restart.n_passes else Average.empty(*heard.logprobs.shape)
-        new = replace(
-            restart, average=before.plus(heard, decay=self.settings.decay), n_passes=restart.n_passes + 1, rests=False
-        )
+        average = restart.average.plus(heard, decay=self.settings.decay)
+        new = replace(restart, average=average, n_passes=restart.n_passes + 1, rests=False)
         if not self.known and new.n_passes > 1:
             new = replace(new, shares=self._estimated(new))
         new = self._solved(new)
@@ -272,8 +279,8 @@ class _Sweep:
     def _solved(self, restart: Restart) -> Restart:
         """With the best labels for its scores, and how much these tell."""
         labels, gap = self._solve(_calibrated(restart.average, np.array(restart.shares)))
-        known = restart.average.known
-        told = information(restart.average.logprobs[known], labels[known])
+        average, known = restart.average, restart.average.known
+        told = information(average.logprobs[known], labels[known], average.weights[known])
         return replace(restart, labels=labels, information_nats=told, gap_nats=max(gap, restart.gap_nats))
 
     def _solve(self, logprobs: Floats) -> tuple[Ints, float]:
@@ -286,10 +293,11 @@ class _Sweep:
 
     def _estimated(self, restart: Restart) -> tuple[float, ...]:
         """Shares read off the scores, within what the relations allow."""
-        logprobs = restart.average.logprobs[restart.average.known]
-        if len(logprobs) < LEAST_TO_ESTIMATE * self.problem.n_labels:
+        average, known = restart.average, restart.average.known
+        if known.sum() < LEAST_TO_ESTIMATE * self.problem.n_labels:
             return restart.shares
-        return tuple(self._within_bounds(fit_mixture(logprobs).shares).tolist())
+        fit = fit_mixture(average.logprobs[known], np.minimum(average.weights[known], 1.0))
+        return tuple(self._within_bounds(fit.shares).tolist())
 
     def _within_bounds(self, shares: Floats) -> Floats:
         """No label is wholly absent: calibration would then never let it appear."""
@@ -337,8 +345,8 @@ class _Sweep:
 
 def _calibrated(average: Average, shares: Floats) -> Floats:
     """Log-probabilities (n, labels) under the shares; even over the labels where nothing is known."""
-    logprobs = average.logprobs
-    logprobs[average.known] = calibrated(logprobs[average.known], shares)
+    logprobs, known = average.logprobs, average.known
+    logprobs[known] = calibrated(logprobs[known], shares, np.minimum(average.weights[known], 1.0))
     return logprobs
 
 
@@ -361,7 +369,3 @@ def _family(problem: Problem, example: int) -> set[int]:
         new += kin - family
         family |= kin
     return family
-
-
-def _or_none(labels: Ints) -> tuple[int | None, ...]:
-    return tuple(None if label < 0 else label for label in labels.tolist())

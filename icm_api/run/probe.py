@@ -140,12 +140,12 @@ def _jitter(first: LabelScore, second: LabelScore) -> Check:
     return Check("repeated call", "ok" if moved <= JITTER_NATS else "warn", f"differs by {moved:.4f} nats")
 
 
-def _agreement(together: Sequence[LabelScore], alone: Sequence[LabelScore]) -> Check:
+def _agreement(together: Sequence[LabelScore | None], alone: Sequence[LabelScore]) -> Check:
     name = "prompt log-probs"
     apart = [
         abs(one - other)
         for pair in zip(together, alone, strict=True)
-        for one, other in zip(*map(_raw_nats, pair), strict=True)
+        for one, other in zip(*map(_raw_nats, pair), strict=False)
         if one is not None and other is not None
     ]
     if not apart:
@@ -156,8 +156,10 @@ def _agreement(together: Sequence[LabelScore], alone: Sequence[LabelScore]) -> C
     return Check(name, "ok" if max(apart) <= ECHO_NATS else "warn", worst)
 
 
-def _raw_nats(score: LabelScore) -> list[float | None]:
+def _raw_nats(score: LabelScore | None) -> list[float | None]:
     """Log-probabilities as before they were renormalised; None where one is only bounded."""
+    if score is None:
+        return []
     labels = list(zip(score.logprobs_nats, score.bounded, strict=True))
     shift = math.log(score.mass) - logsumexp(value for value, bounded in labels if not bounded)
     return [None if bounded else value + shift for value, bounded in labels]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TypeVar
 
@@ -18,7 +18,7 @@ from icm_api.core.labels import (
     read_split,
     read_unlisted,
 )
-from icm_api.errors import CapabilityError, IcmError
+from icm_api.errors import CapabilityError, IcmError, OutOfReachError
 from icm_api.providers.base import Provider
 from icm_api.types import Label, LabelScore, NextTokenReply, NextTokenRequest, Prompt, SequenceRequest, Usage
 
@@ -54,8 +54,8 @@ class PromptScorer:
         """One score a query, in order, asked side by side. Raises the first ProviderError or BudgetError."""
         return await gather([partial(self._score, query) for query in queries], self._concurrency)
 
-    async def score_chains(self, chains: Sequence[Chain]) -> list[list[LabelScore]]:
-        """For each chain one score for each of its scored examples.
+    async def score_chains(self, chains: Sequence[Chain]) -> list[list[LabelScore | None]]:
+        """For each chain one score for each of its scored examples; None where the labels hold less than `min_mass`.
 
         One request a chain where the provider gives prompt log-probs. Elsewhere a walk: one next-token request after
         another, each prompt the last one with its label and one more example, so that the host's prefix cache holds
@@ -84,7 +84,7 @@ class PromptScorer:
         question = NextTokenRequest(self.prompt(query), self.wanted)
         return await self._judge(question, await self._provider.send(question))
 
-    async def _score_sequence(self, chain: Chain) -> list[LabelScore]:
+    async def _score_sequence(self, chain: Chain) -> list[LabelScore | None]:
         queries = _queries(chain)
         if not queries:
             return []
@@ -92,30 +92,45 @@ class PromptScorer:
         if len(reply.positions) != len(queries):
             raise self._incapable(f"the reply has {len(reply.positions)} positions for {len(queries)} examples")
         questions = [NextTokenRequest(self.prompt(query), self.wanted) for query in queries]
-        return [await self._judge(question, reply.at(k)) for k, question in enumerate(questions)]
+        reading = _Reading(len(queries))
+        for k, question in enumerate(questions):
+            reading.scores.append(await self._judge_place(question, reply.at(k), reading))
+        return reading.scores
 
-    async def _walk(self, chain: Chain) -> list[LabelScore]:
+    async def _walk(self, chain: Chain) -> list[LabelScore | None]:
         slot = await self._slots.get()
         try:
             return await self._steps(chain, slot)
         finally:
             self._slots.put_nowait(slot)
 
-    async def _steps(self, chain: Chain, slot: int) -> list[LabelScore]:
-        scores: list[LabelScore] = []
-        before = Usage()
-        for query in _queries(chain):
+    async def _steps(self, chain: Chain, slot: int) -> list[LabelScore | None]:
+        queries, before = _queries(chain), Usage()
+        reading = _Reading(len(queries))
+        for query in queries:
             question = NextTokenRequest(self.prompt(query), self.wanted, affinity=slot)
             reply = await self._provider.send(question)
-            scores.append(await self._judge(question, reply))
+            reading.scores.append(await self._judge_place(question, reply, reading))
             self._count_walked(before, reply.usage)
             before = reply.usage
-        return scores
+        return reading.scores
 
     def _count_walked(self, before: Usage, usage: Usage) -> None:
         if before.prompt_tokens is not None and usage.cached_tokens is not None:
             self._repeated_tokens += before.prompt_tokens
             self._cached_tokens += min(usage.cached_tokens, before.prompt_tokens)
+
+    async def _judge_place(
+        self, question: NextTokenRequest, reply: NextTokenReply, reading: _Reading
+    ) -> LabelScore | None:
+        """A place of a chain may say nothing; most of them may not."""
+        try:
+            return await self._judge(question, reply)
+        except OutOfReachError:
+            reading.silent += 1
+            if 2 * reading.silent > reading.length:
+                raise
+            return None
 
     async def _judge(self, question: NextTokenRequest, reply: NextTokenReply) -> LabelScore:
         readings = [await self._read(question, reply, label.text) for label in self._labels]
@@ -145,6 +160,16 @@ class PromptScorer:
 
     def _incapable(self, message: str) -> CapabilityError:
         return CapabilityError(message, provider=self._provider.name, model=self._provider.model)
+
+
+@dataclass(slots=True)
+class _Reading:
+    """The scores of a chain as they come."""
+
+    length: int
+    silent: int = 0
+    """Places at which the labels were out of reach."""
+    scores: list[LabelScore | None] = field(default_factory=list)
 
 
 def _queries(chain: Chain) -> list[Query]:

@@ -15,7 +15,7 @@ import pytest
 
 from icm_api.client.cache import Cached, open_cache
 from icm_api.core.context import Chain, Query
-from icm_api.errors import CapabilityError, RequestError, TransientError
+from icm_api.errors import CapabilityError, OutOfReachError, RequestError, TransientError
 from icm_api.providers.synthetic import Synthetic, SyntheticOptions
 from icm_api.run.scorer import PromptScorer, gather
 from icm_api.types import (
@@ -285,6 +285,7 @@ class Echoing(Scripted):
 async def test_a_label_of_several_tokens_within_a_sequence_is_completed_by_a_next_token_request():
     provider = Echoing({"": {" negative": 0.2, " pos": 0.6}, " pos": {"itive": 0.5, "h": 0.5}}, positions=2)
     (scores,) = await judge(provider).score_chains([chain(3, 1)])
+    assert scores[1] is not None
     assert [math.exp(p) for p in scores[1].logprobs_nats] == pytest.approx([0.4, 0.6])
     assert [(r.prompt.query, len(r.prompt.demonstrations), r.continuation) for r in provider.asked] == [
         (MANY[3], 0, " pos"),
@@ -295,7 +296,7 @@ async def test_a_label_of_several_tokens_within_a_sequence_is_completed_by_a_nex
 async def test_a_label_out_of_reach_within_a_sequence_is_a_bound():
     scorer = judge(Echoing({"": {" negative": 0.5}}, positions=2))
     (scores,) = await scorer.score_chains([chain(3, 1)])
-    assert [score.bounded for score in scores] == [(False, True)] * 2
+    assert [score and score.bounded for score in scores] == [(False, True)] * 2
     assert scorer.bounded == 2
 
 
@@ -314,3 +315,31 @@ async def test_whether_the_hosts_prefix_cache_holds_is_measured_on_walks():
         await scorer.score_chains([chain(*range(8)), chain(*range(4, 12))])
         shares.append(scorer.walk_cached_share)
     assert shares == [pytest.approx(1, abs=0.05), 0.0, None]
+
+
+class Walked(Scripted):
+    """A table for each number of demonstrations."""
+
+    def __init__(self, tables: list[dict[str, float]]) -> None:
+        super().__init__({})
+        self.tables = tables
+        self.capabilities = replace(self.capabilities, prompt_logprobs=False)
+
+    async def send(self, request: Any) -> Any:
+        self.tokens = {"": self.tables[len(request.prompt.demonstrations)]}
+        return await super().send(request)
+
+
+async def test_a_place_that_says_nothing_of_the_labels_has_no_score():
+    """At first a model has not seen how labels are written; later it has."""
+    scorer = judge(
+        Walked([{" other": 0.9}, {" negative": 0.5, " positive": 0.4}, {" negative": 0.7, " positive": 0.2}])
+    )
+    (scores,) = await scorer.score_chains([chain(3, 1, 2)])
+    assert [score is None for score in scores] == [True, False, False]
+
+
+async def test_a_chain_that_says_nothing_of_the_labels_at_most_places_is_refused():
+    scorer = judge(Walked([{" other": 0.9}, {" other": 0.9}, {" negative": 0.7, " positive": 0.2}]))
+    with pytest.raises(OutOfReachError, match="none of the labels"):
+        await scorer.score_chains([chain(3, 1, 2)])
