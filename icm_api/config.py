@@ -44,7 +44,7 @@ GOLD_METHOD: Method = "gold-few-shot"
 
 _ABOUT_CHAINS = frozenset({"class_prior", "keep_siblings", "max_demonstrations"})
 TAKES: Mapping[Method, frozenset[str]] = {
-    "sweep": _ABOUT_CHAINS | {"passes", "restarts", "pool"},
+    "sweep": _ABOUT_CHAINS | {"alpha", "passes", "restarts", "pool"},
     "anneal": frozenset(
         {
             *("alpha", "seeds", "fidelity", "objective", "stop", "max_steps"),
@@ -101,7 +101,7 @@ class RunConfig(ProviderConfig):
 
     # how to search
     min_mass: float = Field(1e-4, ge=0, lt=1)
-    method: Method = "anneal"
+    method: Method = "sweep"
     seed: int = Field(0, ge=0)
     class_prior: Shares | None = None
     passes: int | None = Field(None, ge=1)

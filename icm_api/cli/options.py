@@ -73,19 +73,19 @@ SEARCH_OPTIONS = (
     click.option(
         "--method",
         type=click.Choice(METHODS),
-        help="anneal (default): Algorithm 1 of the ICM paper. Baselines: zero-shot, random-few-shot, bootstrap; "
-        "gold-few-shot, a ceiling, shows gold labels.",
+        help="sweep (default): a few passes that score all examples at once. anneal: Algorithm 1 of the ICM paper. "
+        "Baselines: zero-shot, random-few-shot, bootstrap; gold-few-shot, a ceiling, shows gold labels.",
     ),
     click.option("--seed", type=int, help="Of all random choices (default 0)."),
     click.option(
         "--class-prior",
-        help="Shares of the labels, such as spam=0.25; one may be left out. Not for anneal; without it the baselines "
-        "take the likeliest label as it is (bootstrap begins with even shares).",
+        help="Shares of the labels, such as spam=0.25; one may be left out. Without it sweep estimates them, and the "
+        "baselines take the likeliest label as it is (bootstrap begins with even shares). Not for anneal.",
     ),
-    click.option("--passes", type=int, help="sweep: most passes over the examples."),
-    click.option("--restarts", type=int, help="sweep: how many searches, the best of which counts."),
+    click.option("--passes", type=int, help="sweep: most passes of a restart (default 6)."),
+    click.option("--restarts", type=int, help="sweep: how many searches, the most informative of which counts (default 3)."),
     click.option("--pool", type=int, help="sweep: search on so many examples and label the rest from them."),
-    click.option("--alpha", type=float, help="anneal: weight of predictability against a broken rule (default 50)."),
+    click.option("--alpha", type=float, help="Weight of predictability against a broken rule in the utility (default 50)."),
     click.option("--seeds", type=int, help="anneal: examples that start with a random label (default 8)."),
     click.option(
         "--fidelity", type=click.Choice(["reuse", "paper"]), help="anneal: paper scores every term at each change."

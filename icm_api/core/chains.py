@@ -12,7 +12,7 @@ from itertools import chain, islice
 from icm_api.core.context import Chain
 
 OVERLAP_SHARE = 0.25
-MOST_LOOKED_AT = 1000
+MOST_LOOKED_AT = 256
 """Examples of other chains among which an overlap is sought: where nearly all are siblings or too long, looking on
 would cost more than it finds."""
 
@@ -54,7 +54,8 @@ class ChainBuilder:
         blocks = self._blocks(order)
         chains = []
         for k, block in enumerate(blocks):
-            shown = self._overlap(block, [*blocks[k + 1 :], *blocks[:k]])
+            others = (blocks[(k + shift) % len(blocks)] for shift in range(1, len(blocks)))
+            shown = self._overlap(block, chain.from_iterable(others))
             chains.append(Chain(tuple((i, labels[i]) for i in (*shown, *block)), len(shown)))
         return chains
 
@@ -66,9 +67,17 @@ class ChainBuilder:
 
     def _blocks(self, order: Sequence[int]) -> list[list[int]]:
         """Few, filled evenly, siblings in different ones; each in the sequence of `order`."""
-        needed = len(self._pack(order, self._fewest(order)))
+        large_first = sorted(order, key=self._magnitude)
+        needed = len(self._pack(large_first, self._fewest(order)))
         # Packed again into as many as it took: those that were opened last would else stay the shortest.
-        return [block for block in self._pack(order, needed) if block]
+        blocks = self._pack(large_first, needed)
+        place = {i: k for k, i in enumerate(order)}
+        return [sorted(block, key=place.__getitem__) for block in blocks if block]
+
+    def _magnitude(self, i: int) -> int:
+        """The less, the larger. Large examples are packed first, since they fit least; only powers of two count, so that
+        chance and not size says which examples meet in a chain."""
+        return -self._fills(i).bit_length()
 
     def _fewest(self, order: Sequence[int]) -> int:
         policy = self._policy
@@ -119,13 +128,13 @@ class ChainBuilder:
     def _fits(self, filled: int) -> bool:
         return self._policy.max_tokens is None or filled <= self._policy.max_tokens
 
-    def _overlap(self, block: Sequence[int], others: Sequence[Sequence[int]]) -> list[int]:
+    def _overlap(self, block: Sequence[int], others: Iterable[int]) -> list[int]:
         """Examples of other chains to begin with: a quarter of the chain, as far as room is left."""
         policy, own = self._policy, frozenset(block)
         room = None if policy.max_tokens is None else policy.max_tokens - sum(self._sizes[i] for i in block)
         most = min(math.ceil(OVERLAP_SHARE * len(block)), policy.max_examples - len(block))
-        looked_at = islice(chain.from_iterable(others), MOST_LOOKED_AT)
-        return self._that_fit((i for i in looked_at if self._siblings[i].isdisjoint(own)), most, room)
+        strangers = (i for i in islice(others, MOST_LOOKED_AT) if self._siblings[i].isdisjoint(own))
+        return self._that_fit(strangers, most, room)
 
     def _that_fit(self, examples: Iterable[int], most: int, room: int | None) -> list[int]:
         """The first `most` of the examples for which there is room; without a `room` it is unlimited."""

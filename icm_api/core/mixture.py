@@ -41,7 +41,7 @@ def fit_mixture(logprobs: Floats, weights: Floats) -> Mixture:
     Schwarz 1978): a few dozen examples leave the shares uncertain by some hundredths.
     """
     k, n = logprobs.shape[1], float(weights.sum())
-    cloud = _Cloud(logprobs[:, 1:] - logprobs[:, :1], weights)
+    cloud = _Cloud.of(logprobs, weights)
     starts = [np.exp(calibrated(logprobs, shares, weights)) for shares in candidate_shares(k)]
     free = _likeliest([_expectation_maximisation(cloud, start, even=False) for start in starts])
     even = _likeliest([_expectation_maximisation(cloud, start, even=True) for start in starts])
@@ -67,8 +67,17 @@ def candidate_shares(n_labels: int) -> list[Floats]:
 @dataclass(frozen=True, slots=True)
 class _Cloud:
     points: Floats
-    """(n, labels - 1) log-odds against the first label."""
+    """(n, labels - 1) log-odds against the first label, less their mean."""
     weights: Floats
+    second_moments: Floats
+    """(labels - 1, labels - 1) weighted sum of the points' outer products."""
+
+    @classmethod
+    def of(cls, logprobs: Floats, weights: Floats) -> _Cloud:
+        """Moved to have mean 0, so that moments about other centres come out exact."""
+        points = logprobs[:, 1:] - logprobs[:, :1]
+        points = points - weights @ points / weights.sum()
+        return cls(points, weights, points.T @ (weights[:, None] * points))
 
     def centres(self, posteriors: Floats) -> tuple[Floats, Floats]:
         """(labels,) weighted counts of the clusters, and (labels, labels - 1) their means."""
@@ -96,12 +105,13 @@ def _joint(cloud: _Cloud, posteriors: Floats, *, even: bool) -> tuple[Floats, Fl
     counts, centres = cloud.centres(posteriors)
     smoothed = np.ones_like(counts) if even else counts + PSEUDO_EXAMPLES
     shares = smoothed / smoothed.sum()
-    around = cloud.points[:, None, :] - centres[None, :, :]
-    counted = cloud.weights[:, None] * posteriors / cloud.weights.sum()
-    spread = np.einsum("nk,nkd,nke->de", counted, around, around)
-    spread += LEAST_VARIANCE * np.eye(spread.shape[0])
-    distance = np.einsum("nkd,de,nke->nk", around, np.linalg.inv(spread), around)
-    return shares, cast(Floats, np.log(shares) - 0.5 * distance - 0.5 * np.linalg.slogdet(spread)[1])
+    total = cloud.weights.sum()
+    about_centres = cloud.second_moments - (counts[:, None] * centres).T @ centres
+    spread = about_centres / total + LEAST_VARIANCE * np.eye(len(about_centres))
+    whiten = np.linalg.inv(np.linalg.cholesky(spread)).T
+    points, centres = cloud.points @ whiten, centres @ whiten
+    distance = (points**2).sum(axis=1)[:, None] - 2 * points @ centres.T + (centres**2).sum(axis=1)
+    return shares, cast(Floats, np.log(shares) - 0.5 * distance + np.log(np.diag(whiten)).sum())
 
 
 def _named(fit: Mixture, cloud: _Cloud) -> Mixture:

@@ -1,4 +1,4 @@
-"""How often each label occurs: what the relations say about it, and what to assume where nobody knows."""
+"""How often each label occurs: what the relations say about it."""
 
 from __future__ import annotations
 
@@ -11,30 +11,49 @@ from icm_api.types import Relation
 
 Floats = NDArray[np.float64]
 
+BISECTIONS = 100
+
 
 def share_bounds(n_examples: int, n_labels: int, relations: Sequence[Relation]) -> tuple[Floats, Floats]:
-    """Least and greatest share of each label that the hard relations allow, as far as counting tells.
+    """Least and greatest share (labels,) of each label that the hard relations allow, as far as counting tells.
 
-    Counts relations that share no example: one of each `exactly_one` or `asymmetric` holds, of an `at_most_one` one or
-    none. Pairs that contradict each other give exactly one half, groups with one right answer of four exactly a
-    quarter.
+    Counts relations that share no example, and is exact when these are all: one member of each `exactly_one` or
+    `asymmetric` holds, of an `at_most_one` one or none. Pairs that contradict each other give exactly one half, groups
+    with one right answer of four exactly a quarter.
     """
-    least = np.zeros(n_labels)
-    surely_not = np.zeros(n_labels)
+    least, most = np.zeros(n_labels), np.full(n_labels, float(n_examples))
     taken: set[int] = set()
-    for relation in sorted(relations, key=_strength):
+    for relation in sorted(relations, key=_weakness):
         if not _counts(relation) or not taken.isdisjoint(relation.members):
             continue
         taken.update(relation.members)
-        least[relation.positive] += relation.kind != "at_most_one"
-        surely_not[relation.positive] += len(relation.members) - 1
-    low, high = least / n_examples, 1 - surely_not / n_examples
-    # A label is what the others leave: of two labels, the one's bounds are the other's turned round.
-    others_low, others_high = low.sum() - low, high.sum() - high
-    return np.maximum(low, 1 - others_high), np.minimum(high, 1 - others_low)
+        holding, others = relation.positive, np.arange(n_labels) != relation.positive
+        surely = relation.kind != "at_most_one"
+        least[holding] += surely
+        most[others] -= surely
+        most[holding] -= len(relation.members) - 1
+        if n_labels == 2:
+            least[others] += len(relation.members) - 1
+    return least / n_examples, most / n_examples
 
 
-def _strength(relation: Relation) -> tuple[bool, int]:
+def within_bounds(shares: Floats, least: Floats, most: Floats) -> Floats:
+    """The shares scaled by one factor and cut off at the bounds, so that they sum to 1.
+
+    Needs shares above 0, and bounds that leave room: `least` sums to at most 1, `most` to at least 1.
+    """
+    low, high = 0.0, float((most / shares).max())
+    for _ in range(BISECTIONS):
+        factor = (low + high) / 2
+        if np.clip(factor * shares, least, most).sum() < 1:
+            low = factor
+        else:
+            high = factor
+    return np.clip(high * shares, least, most)
+
+
+def _weakness(relation: Relation) -> tuple[bool, int]:
+    """Those that tell more come first."""
     return relation.kind == "at_most_one", len(relation.members)
 
 

@@ -51,7 +51,7 @@ Stage = Literal["warm-up", "restart", "tail"]
 @dataclass(frozen=True, slots=True)
 class SweepSettings:
     alpha: float = 50.0
-    passes: int = 8
+    passes: int = 6
     """Of each restart at most; it ends earlier once its labels have settled."""
     restarts: int = 3
     shares: tuple[float, ...] | None = None
@@ -59,7 +59,9 @@ class SweepSettings:
     t_start: float = 0.5
     decay: float = 0.6
     """What the scores of a pass still count in the next."""
-    evenness: float = 0.0
+    evenness: float = 0.5
+    """How far the shares that labels in context are drawn under are moved to even ones, also when cold, 0..1: a rare
+    label needs some examples in context before the model can tell it."""
     pool: int | None = None
     """Search on so many examples, and label the rest with these as context; None: search on all."""
     tail_demonstrations: int = 64
@@ -83,7 +85,7 @@ class Restart:
     rests: bool = False
     """The last pass changed none of its labels."""
     settled: bool = False
-    """The last pass showed its very labels, and changed none."""
+    """A pass at temperature 0 changed none of its labels."""
 
     @property
     def known_labels(self) -> tuple[int | None, ...]:
@@ -249,12 +251,10 @@ class _Sweep:
     def _draw(self, restart: Restart, heat: float) -> tuple[list[int], Ints]:
         """A random order of the pool, and labels drawn at a temperature, relations obeyed.
 
-        The hotter, the more even the shares: a rare label needs some examples in context before the model can tell it.
+        The hotter, the more even the shares (see `SweepSettings.evenness`).
         """
         rng = self._rng(2, restart.number, restart.n_passes)
         order = rng.permutation(self.pool).tolist()
-        if heat == 0 and self.settings.evenness == 0:
-            return order, restart.labels
         warmth = max(heat / self.settings.t_start, self.settings.evenness)
         shares = warmth * np.array(self.first_shares) + (1 - warmth) * np.array(restart.shares)
         noise = heat * rng.gumbel(size=(self.problem.n_examples, self.problem.n_labels))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from icm_api.config import GOLD_METHOD, Method
 from icm_api.core.anneal import AnnealSettings, anneal
@@ -60,7 +60,9 @@ def sweep_settings(job: Job) -> SweepSettings:
 
 
 def _sweep(job: Job, tools: Tools) -> Steps:
-    return sweep(job.problem, tools.scorer, tools.chains, sweep_settings(job), seed=job.config.seed)
+    """As many restarts at a time as the host can answer at a time; the labels are the same."""
+    settings = replace(sweep_settings(job), parallel=tools.scorer.chains_at_once)
+    return sweep(job.problem, tools.scorer, tools.chains, settings, seed=job.config.seed)
 
 
 def _zero_shot(job: Job, tools: Tools) -> Steps:

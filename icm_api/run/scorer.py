@@ -63,8 +63,13 @@ class PromptScorer:
         Raises as `score` does.
         """
         if self._provider.capabilities.prompt_logprobs:
-            return await gather([partial(self._score_sequence, chain) for chain in chains], self._concurrency)
-        return await gather([partial(self._walk, chain) for chain in chains], self._slots.maxsize)
+            return await gather([partial(self._score_sequence, chain) for chain in chains], self.chains_at_once)
+        return await gather([partial(self._walk, chain) for chain in chains], self.chains_at_once)
+
+    @property
+    def chains_at_once(self) -> int:
+        """How many chains go side by side."""
+        return self._concurrency if self._provider.capabilities.prompt_logprobs else self._slots.maxsize
 
     @property
     def walk_cached_share(self) -> float | None:

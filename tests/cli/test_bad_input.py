@@ -171,7 +171,10 @@ def test_a_setting_that_the_provider_would_not_use(icm, reviews, arguments, mess
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--method", "zero-shot", "--alpha", "20"), "--alpha: method zero-shot does not use it; anneal would"),
+        (
+            ("--method", "zero-shot", "--alpha", "20"),
+            "--alpha: method zero-shot does not use it; sweep and anneal would",
+        ),
         (("--method", "anneal", "--passes", "3"), "--passes: method anneal does not use it; sweep would"),
         (("--method", "sweep", "--fidelity", "paper"), "--fidelity: method sweep does not use it; anneal would"),
         (("--method", "bootstrap", "--keep-siblings"), "--keep-siblings: method bootstrap does not use it"),
@@ -252,7 +255,7 @@ def test_a_wrong_key_is_not_tried_twice_and_never_shown(icm, reviews, server, an
     server.answer(
         "/v1/completions", answer({"error": {"message": "Incorrect API key provided: sk-secret-000111222"}}, 401)
     )
-    done = icm("run", reviews, *host(server.url, "--api-key-env", "SOME_KEY", "--seeds", "1"))
+    done = icm("run", reviews, *host(server.url, "--api-key-env", "SOME_KEY", "--method", "anneal", "--seeds", "1"))
     refused(done, "key", code=4)
     assert "sk-secret" not in done.err
     assert len(server.asked) == 1
@@ -265,7 +268,7 @@ def test_a_key_variable_that_is_not_set(icm, reviews, server):
 
 def test_a_model_that_the_host_does_not_have(icm, reviews, server, answer):
     server.answer("/v1/completions", answer({"error": {"message": "The model `m` does not exist"}}, 404))
-    refused(icm("run", reviews, *host(server.url, "--seeds", "1")), "m", "does not exist", code=4)
+    refused(icm("run", reviews, *host(server.url, "--method", "anneal", "--seeds", "1")), "m", "does not exist", code=4)
     assert len(server.asked) == 1
 
 
@@ -283,7 +286,7 @@ def test_a_host_that_lists_no_label(icm, reviews, server):
 def test_a_prompt_that_the_host_finds_too_long_is_not_cut(icm, reviews, server, answer):
     error = {"code": "context_length_exceeded", "message": "maximum context length is 16 tokens, you asked 40"}
     server.answer("/v1/completions", answer({"error": error}, 400))
-    refused(icm("run", reviews, *host(server.url, "--seeds", "1")), "context", code=4)
+    refused(icm("run", reviews, *host(server.url, "--method", "anneal", "--seeds", "1")), "context", code=4)
 
 
 def test_control_tokens_in_the_data_where_the_host_would_obey_them(icm, write, server):

@@ -12,17 +12,27 @@ import pytest
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals work differently on Windows")
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_saves_its_labels_says_where_and_keeps_its_replies(tmp_path: Path, sent):
+@pytest.mark.parametrize(
+    ("method", "latency_s", "first_line", "sent"),
+    [
+        ("anneal", "0.02", "8/200 labelled", signal.SIGINT),
+        ("anneal", "0.02", "8/200 labelled", signal.SIGTERM),
+        ("sweep", "0.3", "warm-up", signal.SIGINT),
+    ],
+)
+def test_an_interrupted_run_saves_its_labels_says_where_and_keeps_its_replies(
+    tmp_path: Path, method, latency_s, first_line, sent
+):
     rows = [{"id": str(i), "text": f"text {i}"} for i in range(200)]
     (tmp_path / "d.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     command = [sys.executable, "-m", "icm_api.cli", "run", "d.jsonl", "--task", "classify", "--labels", "no,yes"]
-    command += ["--provider", "synthetic", "--provider-option", "latency_s=0.02", "--run-dir", "run"]
+    command += ["--provider", "synthetic", "--provider-option", f"latency_s={latency_s}", "--run-dir", "run"]
+    command += ["--method", method]
     clean = {name: text for name, text in os.environ.items() if not name.startswith("ICM_API_")}
     environ = {**clean, "ICM_API_CACHE_DIR": str(tmp_path / "cache")}
     with subprocess.Popen(command, cwd=tmp_path, env=environ, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
-        assert "8/200 labelled" in process.stderr.readline()
+        assert first_line in process.stderr.readline()
         process.send_signal(sent)
         said = process.stderr.read()
     assert process.returncode == 130

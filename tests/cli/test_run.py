@@ -16,6 +16,7 @@ SUMMARY = {
     *("predictability_nats", "violations", "label_shares", "requests", "cache_hits", "prompt_tokens"),
     *("cached_tokens", "wall_s", "stop_reason", "information_nats", "calibration_error", "collapsed", "used_gold"),
 }
+ANNEAL = ("--method", "anneal")
 
 
 def labels(path: str = "run/labels.jsonl") -> list[dict[str, Any]]:
@@ -40,7 +41,7 @@ def test_json_prints_one_summary_object_and_nothing_else_to_standard_output(icm,
     assert done.code == 0
     assert set(done.json) >= SUMMARY
     assert done.json["accuracy_n"] == 12
-    assert done.json["stop_reason"] == "stable"
+    assert done.json["stop_reason"] in ("settled", "passes")
     assert "12 of 12 examples labelled" in done.err
 
 
@@ -77,7 +78,7 @@ def test_failures_are_retried_and_change_no_label(icm, reviews, monkeypatch):
 
 
 def test_a_request_limit_stops_with_exit_code_3_and_keeps_what_was_found(icm, reviews):
-    done = icm("run", reviews, *CLASSIFY, "--max-requests", "10", "--json")
+    done = icm("run", reviews, *CLASSIFY, *ANNEAL, "--max-requests", "10", "--json")
     assert done.code == 3
     assert done.json["requests"] == 10
     assert done.json["stop_reason"] == "max_requests"
@@ -86,16 +87,21 @@ def test_a_request_limit_stops_with_exit_code_3_and_keeps_what_was_found(icm, re
     assert "stopped before passing max_requests = 10" in done.err
 
 
+def test_a_sweep_stopped_by_a_limit_keeps_the_labels_of_its_last_pass(icm, reviews):
+    done = icm("run", reviews, *CLASSIFY, "--max-requests", "3", "--json")
+    assert (done.code, done.json["requests"], done.json["labelled"]) == (3, 3, 12)
+
+
 def test_a_limit_too_small_for_the_first_labels_writes_none(icm, reviews):
-    done = icm("run", reviews, *CLASSIFY, "--max-requests", "3")
+    done = icm("run", reviews, *CLASSIFY, *ANNEAL, "--max-requests", "3")
     assert done.code == 3
     assert not Path("run/labels.jsonl").exists()
 
 
 def test_a_token_limit_is_never_passed(icm, reviews):
-    done = icm("run", reviews, *CLASSIFY, "--max-prompt-tokens", "3000", "--json")
+    done = icm("run", reviews, *CLASSIFY, "--max-prompt-tokens", "1000", "--json")
     assert done.code == 3
-    assert done.json["prompt_tokens"] <= 3000
+    assert done.json["prompt_tokens"] <= 1000
 
 
 def test_a_run_resumed_by_its_cache_goes_further_with_each_try_and_never_pays_twice(icm, reviews):
@@ -113,7 +119,7 @@ def test_a_run_resumed_by_its_cache_goes_further_with_each_try_and_never_pays_tw
 
 
 def test_too_few_steps_is_a_limit_too(icm, reviews):
-    done = icm("run", reviews, *CLASSIFY, "--max-steps", "1", "--json")
+    done = icm("run", reviews, *CLASSIFY, *ANNEAL, "--max-steps", "1", "--json")
     assert done.code == 3
     assert done.json["stop_reason"] == "max_steps"
     assert done.json["labelled"] < 12
@@ -121,7 +127,7 @@ def test_too_few_steps_is_a_limit_too(icm, reviews):
 
 def test_paper_fidelity_saves_nothing_and_never_a_negative_number(icm, reviews, write):
     rules = write("rules.jsonl", [{"kind": "exactly_one", "ids": [f"r{i}", f"r{i + 1}"]} for i in range(0, 12, 2)])
-    paper = ("--fidelity", "paper", "--max-steps", "30", "--relations", rules)
+    paper = ("--method", "anneal", "--fidelity", "paper", "--max-steps", "30", "--relations", rules)
     summary = icm("run", reviews, *CLASSIFY, *paper, "--json").json
     assert (summary["requests_saved"], summary["violations"]) == (0, 0)
 
@@ -172,7 +178,7 @@ def test_settings_come_from_a_file_and_the_environment_too(icm, reviews, write, 
 
 
 def test_the_journal_has_a_line_for_every_step(icm, reviews):
-    icm("run", reviews, *CLASSIFY)
+    icm("run", reviews, *CLASSIFY, *ANNEAL)
     steps = [json.loads(line) for line in Path("run/steps.jsonl").read_text().splitlines()]
     assert [step["step"] for step in steps] == list(range(len(steps)))
     assert steps[0]["outcome"] == "seeds"
@@ -213,11 +219,25 @@ def test_more_than_two_labels(icm, reviews):
 def test_a_collapsed_labelling_is_called_one(icm, write):
     data = write("many.jsonl", [{"id": str(i), "text": f"text {i}"} for i in range(40)])
     biased = ("--provider-option", "bias=6", "--provider-option", "signal=0")
-    done = icm("run", data, *CLASSIFY, *biased, "--json")
+    done = icm("run", data, *CLASSIFY, *ANNEAL, *biased, "--json")
     assert done.json["label_shares"]["positive"] >= 0.95
     assert done.json["collapsed"] is True
     assert "collapsed" in done.json["warnings"][0]
     assert "warning: collapsed" in done.err
+
+
+def test_the_journal_of_a_sweep_tells_stage_shares_and_information(icm, reviews):
+    icm("run", reviews, *CLASSIFY)
+    steps = [json.loads(line) for line in Path("run/steps.jsonl").read_text().splitlines()]
+    assert [step["stage"] for step in steps[:3]] == ["warm-up", "warm-up", "restart"]
+    assert {"restart", "pass", "shares", "information_nats", "temperature"} <= set(steps[1])
+
+
+def test_a_sweep_that_knows_no_shares_does_not_collapse_where_the_anneal_does(icm, write):
+    data = write("many.jsonl", [{"id": str(i), "text": f"text {i}"} for i in range(40)])
+    biased = ("--provider-option", "bias=6", "--provider-option", "signal=3", "--json")
+    assert icm("run", data, *CLASSIFY, *ANNEAL, *biased).json["collapsed"] is True
+    assert icm("run", data, *CLASSIFY, *biased).json["collapsed"] is False
 
 
 def test_data_can_come_from_standard_input(icm, reviews, monkeypatch):

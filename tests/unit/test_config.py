@@ -75,7 +75,7 @@ def test_a_setting_that_the_method_does_not_use_is_named_with_where_it_stands(fi
     with pytest.raises(ConfigError) as error:
         load_config(RunConfig, flags, {"ICM_API_SEEDS": "4"}, file)
     assert str(error.value).splitlines() == [
-        f"file {file}, key alpha: method zero-shot does not use it; anneal would (choose with --method)",
+        f"file {file}, key alpha: method zero-shot does not use it; sweep and anneal would (choose with --method)",
         "environment variable ICM_API_SEEDS: method zero-shot does not use it; anneal would (choose with --method)",
     ]
 
