@@ -1,8 +1,20 @@
-"""Every benchmark in turn: `python -m benchmarks` (about ten minutes). Prints markdown."""
+"""Every benchmark in turn, the labelling one in its short version: `python -m benchmarks`. Prints markdown."""
 
 from __future__ import annotations
 
-from benchmarks import client_overhead, consistency, search_requests
+import tempfile
+from pathlib import Path
+
+from benchmarks import client_overhead, consistency, labelling, labelling_report, search_requests, synthetic_sizes
+from icm_api.local.models import DEFAULT_MODEL
+
+
+def label_some() -> None:
+    """Nothing is kept, so that the next time measures anew."""
+    with tempfile.TemporaryDirectory() as folder:
+        labelling.main(["--short", "--results", folder, "--cache-dir", folder])
+        labelling_report.main([str(labelling.results_file(Path(folder), DEFAULT_MODEL))])
+
 
 if __name__ == "__main__":
     print("## Consistency solver\n")
@@ -12,3 +24,7 @@ if __name__ == "__main__":
     client_overhead.measure_local()
     print("## Search\n")
     search_requests.main()
+    print()
+    synthetic_sizes.main()
+    print("\n# Labelling, short version\n", flush=True)
+    label_some()

@@ -67,6 +67,22 @@ def run(config_file: Path | None, display: str | None, as_json: bool, **flags: A
 
 
 @cli.command()
+@click.argument("data")
+@with_options(DATA_OPTIONS, PROVIDER_OPTIONS, LIMIT_OPTIONS, SEARCH_OPTIONS, OUTPUT_OPTIONS, DISPLAY_OPTIONS)
+def plan(config_file: Path | None, display: str | None, as_json: bool, **flags: Any) -> None:
+    """What labelling DATA would cost by each method: requests, tokens and dollars. Nothing is paid for.
+
+    Takes the flags of `run`, so that one word turns a plan into a run.
+    """
+    from icm_api.cli.display import show_plan
+    from icm_api.config import RunConfig, load_config
+    from icm_api.run.plan import plan as estimate
+
+    config = load_config(RunConfig, given(flags), os.environ, config_file)
+    show_plan(_until_done(estimate(config, os.environ, say=None if display == "none" else _talk)), as_json)
+
+
+@cli.command()
 @with_options(PROVIDER_OPTIONS, DISPLAY_OPTIONS)
 @click.option("--labels", default="False,True", help="Two label words to look for (default False,True).")
 def probe(config_file: Path | None, display: str | None, as_json: bool, labels: str, **flags: Any) -> None:

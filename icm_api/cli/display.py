@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from decimal import Decimal
 from typing import Any, Protocol
 
 import click
@@ -17,9 +18,12 @@ from rich.table import Table
 from icm_api.core.diagnose import label_shares
 from icm_api.run import runner
 from icm_api.run.outcome import Summary
+from icm_api.run.plan import Estimate, Plan
 from icm_api.run.probe import ProbeReport
 
 PLAIN_EVERY_S = 5.0
+LEAST_DOLLARS = Decimal("0.0001")
+_PLANNED = {"exact": "", "expected": "about ", "at most": "at most ", "at least": "at least "}
 
 
 class Display(Protocol):
@@ -117,6 +121,8 @@ def describe(summary: Summary) -> str:
         f"{summary.requests} requests, {summary.cache_hits} from the cache, {_known(summary.prompt_tokens)} prompt "
         f"tokens ({_known(summary.cached_tokens)} cached by the host)"
         + (f"; exact re-scoring asks at least {summary.requests_saved} more times" if summary.requests_saved else ""),
+        _plan_and_made(summary),
+        _cost(summary),
     ]
     if summary.accuracy is not None:
         lines.append(
@@ -127,6 +133,67 @@ def describe(summary: Summary) -> str:
         )
     lines += [f"warning: {warning}" for warning in summary.warnings]
     return "\n".join([*lines, f"labels: {summary.out}"])
+
+
+def _plan_and_made(summary: Summary) -> str:
+    """The plan and its error. Questions answered from the cache count as asked: the plan is for an empty cache."""
+    asked = summary.requests - summary.retries + summary.cache_hits
+    planned = _PLANNED[summary.planned_kind]
+    line = (
+        f"plan: {planned}{summary.planned_requests:,} requests, about {summary.planned_prompt_tokens:,} prompt tokens; "
+        f"asked {asked:,} ({asked / summary.planned_requests:.0%})"
+    )
+    if summary.cache_hits or summary.retries or summary.unknown_usage or not summary.prompt_tokens:
+        return line
+    return f"{line}, {summary.prompt_tokens:,} tokens ({summary.prompt_tokens / summary.planned_prompt_tokens:.0%})"
+
+
+def _cost(summary: Summary) -> str:
+    if summary.price_source is None:
+        return "cost: unknown, as no price is known for this model at this host (state one with --price)"
+    if summary.cost_usd is None:
+        return f"cost: unknown, as the host did not say what replies took (price: {summary.price_source})"
+    return f"cost: {dollars(Decimal(summary.cost_usd))} (price: {summary.price_source})"
+
+
+def dollars(cost_usd: Decimal | None) -> str:
+    """An amount for people: cents, and below a dollar their hundredths; never 0 for what costs something."""
+    if cost_usd is None:
+        return "unknown"
+    if 0 < cost_usd < LEAST_DOLLARS:
+        return f"under ${LEAST_DOLLARS}"
+    return "$0" if not cost_usd else f"${cost_usd:,.2f}" if cost_usd >= 1 else f"${cost_usd:.4f}"
+
+
+def show_plan(found: Plan, as_json: bool) -> None:
+    """The estimates as a table with notes below, or as JSON, on standard output."""
+    if as_json:
+        click.echo(json.dumps(found.as_json()))
+        return
+    table = Table("", "method", box=None, header_style="bold", padding=(0, 2, 0, 0))
+    for header in ("requests", "prompt tokens", "of them cached", "output tokens", "cost"):
+        table.add_column(header, justify="right", no_wrap=True)
+    table.add_column("note")
+    for row in found.estimates:
+        table.add_row(*_plan_cells(row))
+    print_table(table)
+    source = "unknown" if found.price is None else found.price.source
+    for line in (f"tokens: {found.token_source}", f"price: {source}", *found.notes):
+        click.echo(line)
+    click.echo("for an empty cache; * is what `run` would do with these settings; nothing was paid for")
+
+
+def _plan_cells(row: Estimate) -> tuple[str, ...]:
+    return (
+        "*" if row.chosen else "",
+        row.method,
+        f"{_PLANNED[row.kind]}{row.requests:,}",
+        f"{row.prompt_tokens:,}",
+        "unknown" if row.cached_tokens is None else f"{row.cached_tokens:,}",
+        f"{row.output_tokens:,}",
+        dollars(row.cost_usd),
+        row.note,
+    )
 
 
 def show_probe(report: ProbeReport) -> None:
@@ -167,9 +234,10 @@ def _bar() -> Progress:
 def _status(progress: runner.Progress) -> str:
     counts, step, names = progress.snapshot, progress.step, progress.job.label_names
     shares = dict(zip(names, label_shares(step.labels, len(names)), strict=True))
+    spent = "" if progress.cost_usd is None else f", {dollars(progress.cost_usd)}"
     return (
         f"{step.status}  {counts.requests} requests, {_known(counts.prompt_tokens)} tokens, {counts.cache_hits} hits, "
-        f"{counts.retries} retries  {_shares(shares)}"
+        f"{counts.retries} retries{spent}  {_shares(shares)}"
     )
 
 

@@ -9,6 +9,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import urlsplit
 
+from icm_api.client.meter import Snapshot
 from icm_api.errors import ConfigError
 from icm_api.providers.http import checked_base_url, is_loopback
 from icm_api.providers.registry import ENTRIES
@@ -51,6 +52,11 @@ class Price:
         )
         return usd_per_million.scaleb(-6)
 
+    @property
+    def is_free(self) -> bool:
+        """Nothing costs anything, however many tokens it is."""
+        return not (self.input_usd_per_mtok or self.cached_usd_per_mtok or self.output_usd_per_mtok)
+
 
 _FREE = Price(Decimal(0), Decimal(0), Decimal(0), "a server of your own")
 
@@ -64,13 +70,13 @@ def parse_price(text: str) -> Price:
     parts = [part.strip() for part in text.split("/")]
     if len(parts) not in (2, 3) or not all(_RATE.fullmatch(part) for part in parts):
         raise ConfigError(
-            f"price {text!r} cannot be read: write input/output or input/cached/output in USD per million tokens, "
+            f"--price: {text!r} cannot be read: write input/output or input/cached/output in USD per million tokens, "
             "as plain decimals such as 0.88/0.88 or 3/0.3/15"
         )
     rates = [Decimal(part) for part in parts]
     if len(rates) == 3 and rates[1] > rates[0]:
         raise ConfigError(
-            f"price {text!r} makes a cached token dearer than an uncached one: the order is input/cached/output"
+            f"--price: {text!r} makes a cached token dearer than an uncached one: the order is input/cached/output"
         )
     return Price(rates[0], rates[-2], rates[-1], "--price")
 
@@ -98,6 +104,27 @@ def find_price(
     if is_loopback(checked_base_url(address)):
         return _FREE
     return _list_price(model, _listed_address(address), longest_prompt_tokens, now or datetime.now(UTC))
+
+
+def spent_usd(price: Price | None, counts: Snapshot) -> Decimal | None:
+    """What the replies so far cost. None: the price is unknown, or replies did not say (or contradict) what they took.
+
+    Tokens that no reply called cached cost the full price. Attempts that failed are not in it: what a host may have
+    charged for them, it did not say.
+    """
+    prompt, cached, output = counts.prompt_tokens, counts.cached_tokens or 0, counts.output_tokens
+    if price is None:
+        return None
+    if price.is_free:
+        return Decimal(0)
+    if counts.unknown_usage or prompt is None or output is None or cached > prompt:
+        return None
+    return price.cost_usd(prompt_tokens=prompt, cached_tokens=cached, output_tokens=output)
+
+
+def plain_usd(cost: Decimal | None) -> str | None:
+    """A cost as plain digits, for JSON: no exponent, no trailing zeros."""
+    return None if cost is None else f"{cost.normalize():f}"
 
 
 def _listed_address(address: str) -> str:

@@ -6,7 +6,7 @@ same offsets to the log-probabilities of all examples, so it shows in their mean
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import numpy as np
@@ -54,8 +54,8 @@ def _newton_direction(p: Floats, gradient: Floats, weights: Floats) -> Floats:
     return cast(Floats, -np.linalg.solve(hessian + ridge * np.eye(len(gradient)), gradient))
 
 
-def _descend(loss: object, b: Floats, direction: Floats) -> Floats:
-    assert callable(loss)
+def _descend(loss: Callable[[Floats], float], b: Floats, direction: Floats) -> Floats:
+    """A step down along the direction, halved until the loss does not grow; at most 5 nats long."""
     longest = np.abs(direction).max()
     step = min(1.0, 5.0 / longest) if longest > 0 else 1.0
     here = loss(b)
@@ -72,9 +72,11 @@ def calibrated(logprobs: Floats, shares: Floats, weights: Floats | None = None) 
 def information(logprobs: Floats, labels: Sequence[int] | Ints, weights: Floats | None = None) -> float:
     """How much an example's text tells about its label, nats: mean of log p(label | text) - log of the mean p(label).
 
-    0 for one label for all, whatever the probabilities: what the text cannot tell, no utility rewards.
+    At most the entropy of the labels, so never above 0 for one label for all, whatever the probabilities: what the text
+    cannot tell, no utility rewards. It is 0 when every text gives the same probabilities.
     """
     w = np.full(len(logprobs), 1 / len(logprobs)) if weights is None else weights / weights.sum()
-    mean = np.log(w @ np.exp(logprobs))
+    top = logprobs.max(axis=0)
+    mean = top + np.log(w @ np.exp(logprobs - top))
     chosen = np.asarray(labels)
     return float(w @ (logprobs[np.arange(len(chosen)), chosen] - mean[chosen]))

@@ -75,8 +75,8 @@ class ChainBuilder:
         return [sorted(block, key=place.__getitem__) for block in blocks if block]
 
     def _magnitude(self, i: int) -> int:
-        """The less, the larger. Large examples are packed first, since they fit least; only powers of two count, so that
-        chance and not size says which examples meet in a chain."""
+        """The less, the larger. Large examples are packed first, since they fit least. Only powers of two count, so
+        that chance and not size says which examples meet in a chain."""
         return -self._fills(i).bit_length()
 
     def _fewest(self, order: Sequence[int]) -> int:

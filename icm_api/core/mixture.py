@@ -31,21 +31,22 @@ class Mixture:
     posteriors: Floats
     """(n, labels) probability that an example belongs to each label's cluster."""
     loglik_nats: float
-    """Mean over the examples."""
+    """Mean over the examples, up to a constant."""
 
 
 def fit_mixture(logprobs: Floats, weights: Floats) -> Mixture:
     """Fit to label log-probabilities (n, labels) with weights (n,) of 0..1; of several starts the likeliest.
 
-    Even shares stand unless free ones are likelier by more than their cost (the Bayesian information criterion,
-    Schwarz 1978): a few dozen examples leave the shares uncertain by some hundredths.
+    Even shares stand unless free ones are likelier by more than their cost: a few dozen examples leave the shares
+    uncertain by some hundredths, and one cloud with long tails looks like a large and a small cluster. The cost is
+    twice that of the Bayesian information criterion (Schwarz 1978), as if each share brought a centre of its own.
     """
     k, n = logprobs.shape[1], float(weights.sum())
     cloud = _Cloud.of(logprobs, weights)
     starts = [np.exp(calibrated(logprobs, shares, weights)) for shares in candidate_shares(k)]
     free = _likeliest([_expectation_maximisation(cloud, start, even=False) for start in starts])
     even = _likeliest([_expectation_maximisation(cloud, start, even=True) for start in starts])
-    cost = 0.5 * (k - 1) * np.log(n) / n
+    cost = 0.7 * (k - 1) * np.log(n) / n
     return free if free.loglik_nats - cost > even.loglik_nats else even
 
 
@@ -57,7 +58,7 @@ def candidate_shares(n_labels: int) -> list[Floats]:
     """Even shares, and for each label some where it is rarer or more frequent than the others."""
     shares = [np.full(n_labels, 1 / n_labels)]
     for label in range(n_labels if n_labels > 2 else 1):
-        for odds in (0.1, 0.3, 3.0, 10.0):
+        for odds in (0.1, 1 / 3, 3.0, 10.0):
             weighted = np.ones(n_labels)
             weighted[label] = odds
             shares.append(weighted / weighted.sum())

@@ -101,6 +101,11 @@ class Average:
         return self.weights > 0
 
     @property
+    def trust(self) -> Floats:
+        """(n,) 0..1: how much an example counts where examples are counted; 1 once one full score is known."""
+        return np.minimum(self.weights, 1.0)
+
+    @property
     def logprobs(self) -> Floats:
         """(n, labels) averaged and renormalised, nats; even over the labels where nothing is known."""
         return log_softmax(self.total / np.where(self.known, self.weights, 1.0)[:, None])

@@ -11,8 +11,8 @@ Predictability alone is greatest for one label for all. Two things keep that awa
 - *Calibration*. Before labels are taken from scores, offsets make the mean probability of each label its share. The
   shares are given, follow from the relations, or are read off the scores (`icm_api.core.mixture`) as the passes go.
 - *Information* ranks the restarts: mean over the examples of log p(label | text, context) - log of the mean prediction.
-  The first term is U / alpha of the paper without its violations, the second adds the spread of the predictions, so a
-  one-label solution has information 0, whatever its utility.
+  The first term is U / alpha of the paper without its violations, the second adds the spread of the predictions, so the
+  information of a one-label solution is never above 0, whatever its utility.
 
 A restart: labels are drawn from the calibrated scores at a temperature that cools to 0, relations are obeyed by an
 exact solution for the perturbed scores (a sample of a constrained distribution, as perturb-and-MAP of Papandreou and
@@ -26,7 +26,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import Literal, cast
+from typing import Literal
 
 import numpy as np
 
@@ -36,7 +36,7 @@ from icm_api.core.context import Query, Scorer
 from icm_api.core.mixture import fit_mixture
 from icm_api.core.passes import Average, Pass, read_pass, read_scores
 from icm_api.core.problem import Problem
-from icm_api.core.shares import share_bounds
+from icm_api.core.shares import share_bounds, within_bounds
 from icm_api.core.step import Labelling
 from icm_api.types import Json, LabelScore
 
@@ -50,6 +50,8 @@ Stage = Literal["warm-up", "restart", "tail"]
 
 @dataclass(frozen=True, slots=True)
 class SweepSettings:
+    """Numbers are at least 1 and shares above 0: who makes these has checked it."""
+
     alpha: float = 50.0
     passes: int = 6
     """Of each restart at most; it ends earlier once its labels have settled."""
@@ -280,8 +282,8 @@ class _Sweep:
         """With the best labels for its scores, and how much these tell."""
         labels, gap = self._solve(_calibrated(restart.average, np.array(restart.shares)))
         average, known = restart.average, restart.average.known
-        told = information(average.logprobs[known], labels[known], average.weights[known])
-        return replace(restart, labels=labels, information_nats=told, gap_nats=max(gap, restart.gap_nats))
+        told = information(average.logprobs[known], labels[known], average.trust[known])
+        return replace(restart, labels=labels, information_nats=told, gap_nats=gap)
 
     def _solve(self, logprobs: Floats) -> tuple[Ints, float]:
         """The likeliest labels that break no hard relation, -1 for examples without scores; and the solver's gap."""
@@ -296,14 +298,14 @@ class _Sweep:
         average, known = restart.average, restart.average.known
         if known.sum() < LEAST_TO_ESTIMATE * self.problem.n_labels:
             return restart.shares
-        fit = fit_mixture(average.logprobs[known], np.minimum(average.weights[known], 1.0))
+        fit = fit_mixture(average.logprobs[known], average.trust[known])
         return tuple(self._within_bounds(fit.shares).tolist())
 
     def _within_bounds(self, shares: Floats) -> Floats:
         """No label is wholly absent: calibration would then never let it appear."""
-        least = 0.5 / len(self.pool)
-        clipped = np.clip(shares, np.maximum(self.bounds[0], least), self.bounds[1])
-        return cast(Floats, clipped / clipped.sum())
+        least, most = self.bounds
+        half_an_example = np.minimum(0.5 / max(len(self.pool), len(shares)), most)
+        return within_bounds(shares, np.maximum(least, half_an_example), most)
 
     # --- reporting ----------------------------------------------------------------------------------------
 
@@ -311,7 +313,7 @@ class _Sweep:
         return restart.settled or restart.n_passes >= self.settings.passes
 
     def _best(self) -> Restart:
-        return max(self.finished, key=lambda restart: restart.information_nats)
+        return max(self.finished, key=lambda restart: (restart.information_nats, -restart.number))
 
     def _step(
         self, stage: Stage, old: Restart, new: Restart, heat: float, *, asked: int | None = None, last: bool = False
@@ -346,7 +348,7 @@ class _Sweep:
 def _calibrated(average: Average, shares: Floats) -> Floats:
     """Log-probabilities (n, labels) under the shares; even over the labels where nothing is known."""
     logprobs, known = average.logprobs, average.known
-    logprobs[known] = calibrated(logprobs[known], shares, np.minimum(average.weights[known], 1.0))
+    logprobs[known] = calibrated(logprobs[known], shares, average.trust[known])
     return logprobs
 
 
@@ -365,7 +367,7 @@ def _draw_pool(problem: Problem, size: int | None, rng: np.random.Generator) -> 
 def _family(problem: Problem, example: int) -> set[int]:
     family, new = {example}, [example]
     while new:
-        kin = problem.siblings[new.pop()] | set(problem.consistency.component(example))
+        kin = problem.siblings[new.pop()]
         new += kin - family
         family |= kin
     return family

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
 
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
@@ -22,7 +23,7 @@ from icm_api.providers.registry import ProviderSettings, check_settings, open_pr
 from icm_api.run.job import Job, refuse_control_tokens
 from icm_api.run.methods import Tools
 from icm_api.run.scorer import PromptScorer
-from icm_api.types import TokenCountRequest
+from icm_api.types import Prompt, TokenCountRequest
 
 Say = Callable[[str], None]
 
@@ -30,7 +31,14 @@ BYTES_PER_TOKEN = 2.5
 """A cautious guess for hosts that do not count tokens (UTF-8; English prose has about 4, Chinese about 3)."""
 TURN_TOKENS = 16
 """What a chat route may add around a demonstration."""
+TYPICAL_BYTES_PER_TOKEN = 4.0
+"""Of English prose: what an estimate goes by where the host does not count tokens."""
+TYPICAL_TURN_TOKENS = 8
+"""What a chat route adds around a demonstration: its two turns take 3 tokens each at OpenAI, 5 as ChatML."""
+SEPARATOR = Prompt("").separator
 TOKEN_COUNT_BATCH = 256
+SAMPLE = 64
+"""Examples that tell how many tokens joined parts have."""
 PAPER_POOL = 256
 """Examples in the paper's context."""
 OPENING_WAIT_S = 0.5
@@ -98,13 +106,39 @@ async def _open_patiently(name: str, settings: ProviderSettings, environ: Mappin
     return await waiting(open_provider, name, settings, environ)
 
 
-async def build_search(job: Job, provider: Provider, say: Say | None = None) -> Tools:
+@dataclass(frozen=True, slots=True)
+class PromptSizes:
+    """Tokens of the parts of prompts: an estimate of each, and a bound of each example to fit contexts by."""
+
+    bounds: tuple[int, ...]
+    """Of each example with its longest label and separator, at most."""
+    texts: tuple[float, ...]
+    """Of each example as a query."""
+    labels: tuple[float, ...]
+    separator: float
+    """Of what stands between examples."""
+    preamble: float
+    """With its separator; 0: none."""
+    joined: float = 1.0
+    """Tokens of demonstrations in a prompt, of one that their parts have alone."""
+    counted: bool = False
+    """By the host; else all is guessed from the length."""
+
+    def demonstration(self, example: int, label: int) -> float:
+        """Tokens of an example shown with a label, separator included."""
+        return self.joined * (self.texts[example] + self.labels[label] + self.separator)
+
+    def query(self, example: int) -> float:
+        """Tokens of a prompt that shows nothing else."""
+        return self.preamble + self.texts[example]
+
+
+def build_search(job: Job, provider: Provider, sizes: PromptSizes, say: Say | None = None) -> Tools:
     """What a method works with, for a job on a provider. Raises DataError when an example alone is too long for it."""
     if not provider.capabilities.plain_text_tokens:
         refuse_control_tokens(job)
     config, siblings = job.config, job.problem.siblings
-    sizes = await _sizes(job, provider)
-    room = _room(job, provider, sizes, say)
+    room = _room(job, provider, sizes.bounds, say)
     most = config.max_demonstrations or PAPER_POOL
     leave_out = not config.keep_siblings
     scorer = PromptScorer(
@@ -119,28 +153,91 @@ async def build_search(job: Job, provider: Provider, say: Say | None = None) -> 
     chained = ChainPolicy(max_tokens=room, max_examples=most, leave_out_siblings=leave_out)
     return Tools(
         scorer,
-        ContextBuilder(siblings, sizes, shown, seed=config.seed),
-        ChainBuilder(siblings, sizes, chained),
+        ContextBuilder(siblings, sizes.bounds, shown, seed=config.seed),
+        ChainBuilder(siblings, sizes.bounds, chained),
     )
 
 
-async def _sizes(job: Job, provider: Provider) -> list[int]:
-    """Tokens of each example with its longest label and separator, counted by the host or guessed with caution."""
-    longest = max((label.text for label in job.task.labels), key=len)
-    blocks = [f"\n\n{text}{longest}" for text in job.texts]
-    if not provider.capabilities.counts_tokens:
-        turn = TURN_TOKENS if job.config.route == "chat" else 1
-        return [math.ceil(len(block.encode()) / BYTES_PER_TOKEN) + turn for block in blocks]
+async def measure_sizes(job: Job, provider: Provider) -> PromptSizes:
+    """Sizes of the job's parts, counted where the host counts tokens (it charges nothing for that), else guessed."""
+    return await _counted_sizes(job, provider) if provider.capabilities.counts_tokens else _guessed_sizes(job)
+
+
+def longest_prompt_tokens(job: Job, provider: Provider, sizes: PromptSizes) -> int:
+    """Upper bound on the tokens of the longest prompt of any method."""
+    most = (job.config.max_demonstrations or PAPER_POOL) + 1
+    longest = len(job.task.preamble.encode()) + sum(sorted(sizes.bounds)[-most:])
+    context = _context_tokens(job, provider)
+    return longest if context is None else min(longest, context)
+
+
+def _guessed_sizes(job: Job) -> PromptSizes:
+    bound_turn, turn = (TURN_TOKENS, TYPICAL_TURN_TOKENS) if job.config.route == "chat" else (1, 0)
+    labels = [label.text for label in job.task.labels]
+    blocks = [f"{SEPARATOR}{text}{max(labels, key=len)}" for text in job.texts]
+    return PromptSizes(
+        bounds=tuple(math.ceil(len(block.encode()) / BYTES_PER_TOKEN) + bound_turn for block in blocks),
+        texts=tuple(map(_typical_tokens, job.texts)),
+        labels=tuple(map(_typical_tokens, labels)),
+        separator=_typical_tokens(SEPARATOR) + turn,
+        preamble=_typical_tokens(job.task.preamble),
+    )
+
+
+def _typical_tokens(text: str) -> float:
+    return len(text.encode()) / TYPICAL_BYTES_PER_TOKEN
+
+
+async def _counted_sizes(job: Job, provider: Provider) -> PromptSizes:
+    labels = [label.text for label in job.task.labels]
+    separator, *rest = await _counts(provider, [SEPARATOR, *labels, *job.texts])
+    sizes = PromptSizes(
+        # one to spare: joined parts may split differently
+        bounds=tuple(text + max(rest[: len(labels)]) + separator + 1 for text in rest[len(labels) :]),
+        texts=tuple(rest[len(labels) :]),
+        labels=tuple(rest[: len(labels)]),
+        separator=separator,
+        preamble=0.0,
+        counted=True,
+    )
+    sizes = replace(sizes, preamble=await _preamble_tokens(job, provider, sizes))
+    return replace(sizes, joined=await _joined(job, provider, sizes))
+
+
+async def _preamble_tokens(job: Job, provider: Provider, sizes: PromptSizes) -> float:
+    """What the preamble adds to a query, on average."""
+    if not job.task.preamble:
+        return 0.0
+    sample = job.texts[:SAMPLE]
+    whole = await _counts(provider, [Prompt(text, preamble=job.task.preamble).text for text in sample])
+    return (sum(whole) - sum(sizes.texts[: len(sample)])) / len(sample)
+
+
+async def _joined(job: Job, provider: Provider, sizes: PromptSizes) -> float:
+    """Measured on one prompt; parts alone have a few tokens more, where the host rounds up or merges across them."""
+    *shown, last = [(i, i % len(sizes.labels)) for i in range(min(SAMPLE, len(job.texts)))]
+    if not shown:
+        return 1.0
+    demonstrations = tuple((job.texts[i], job.task.labels[k].text) for i, k in shown)
+    (whole,) = await _counts(provider, [Prompt(job.texts[last[0]], demonstrations, job.task.preamble).text])
+    return (whole - sizes.query(last[0])) / sum(sizes.demonstration(i, k) for i, k in shown)
+
+
+async def _counts(provider: Provider, texts: Sequence[str]) -> list[int]:
     counts: list[int] = []
-    for start in range(0, len(blocks), TOKEN_COUNT_BATCH):
-        reply = await provider.send(TokenCountRequest(tuple(blocks[start : start + TOKEN_COUNT_BATCH])))
-        counts += [count + 1 for count in reply.counts]  # one to spare: joined blocks may split differently
+    for start in range(0, len(texts), TOKEN_COUNT_BATCH):
+        reply = await provider.send(TokenCountRequest(tuple(texts[start : start + TOKEN_COUNT_BATCH])))
+        counts += reply.counts
     return counts
 
 
-def _room(job: Job, provider: Provider, sizes: list[int], say: Say | None) -> int | None:
+def _context_tokens(job: Job, provider: Provider) -> int | None:
+    return job.config.context_tokens or provider.capabilities.context_tokens
+
+
+def _room(job: Job, provider: Provider, sizes: Sequence[int], say: Say | None) -> int | None:
     """Tokens for demonstrations and query: the context less the preamble and a few for its start and the answer."""
-    context = job.config.context_tokens or provider.capabilities.context_tokens
+    context = _context_tokens(job, provider)
     if context is None:
         if say:
             say(

@@ -85,6 +85,16 @@ class Summary:
     """None: no reply said."""
     unknown_usage: int
     """Replies whose host did not say what they cost, so that the token counts are too low."""
+    cost_usd: str | None
+    """Of the replies, in plain digits (`icm_api.client.prices.spent_usd`); None: unknown. What came from this program's
+    own cache costs nothing."""
+    price_source: str | None
+    """Where the price came from; None: no price is known."""
+    planned_requests: int
+    """As estimated at the start, for an empty cache."""
+    planned_prompt_tokens: int
+    planned_kind: str
+    """Of the requests: `exact`, `expected`, `at most` or `at least` (`icm_api.run.plan.Kind`)."""
     wall_s: float
     stop_reason: str
     warnings: tuple[str, ...]

@@ -11,10 +11,12 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, TextIO
 
 from icm_api.client.meter import Snapshot
+from icm_api.client.prices import Price, plain_usd, spent_usd
 from icm_api.client.stack import Client
 from icm_api.config import RunConfig
 from icm_api.core.step import Labelling, Step
@@ -25,6 +27,7 @@ from icm_api.run.compose import Say, build_search, open_client
 from icm_api.run.job import Job, prepare
 from icm_api.run.methods import Tools, open_method
 from icm_api.run.outcome import LabelRow, Summary, final_finding, label_rows, summarise
+from icm_api.run.plan import Estimate, estimate, look_out, stated_price
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,8 @@ class Progress:
     step: Step
     snapshot: Snapshot
     elapsed_s: float
+    cost_usd: Decimal | None
+    """So far; None: unknown."""
     out: Path
     """Where the labels will be, also when the run is cut short."""
 
@@ -69,12 +74,14 @@ async def run(
     Raises an IcmError only when nothing was labelled; later ones (a budget, a host that gave up) end the search and
     stand in the result. Cancelling writes what was found, then raises CancelledError.
     """
+    stated_price(config)
     folder = RunFolder.plan(config)
     job = prepare(config, rows, rules)
     async with open_client(config, environ, say) as client:
-        tools = await build_search(job, client.provider, say)
+        outlook = await look_out(job, client.provider)
+        tools = build_search(job, client.provider, outlook.sizes, say)
         folder.create(config, client.provider.identity)
-        return await _Run(job, client, tools, folder).finish(observe)
+        return await _Run(job, client, tools, folder, await estimate(outlook), outlook.price).finish(observe)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +136,8 @@ class _Run:
     client: Client
     tools: Tools
     folder: RunFolder
+    planned: Estimate
+    price: Price | None
     last: Step | None = None
     spared: int = 0
     gap_nats: float = 0.0
@@ -156,10 +165,14 @@ class _Run:
                     self._count(step)
                     journal.write(json.dumps(self._journal_line(step)) + "\n")
                     journal.flush()
-                    observe(Progress(self.job, step, self.client.snapshot(), self._elapsed(), self.folder.out))
+                    observe(self._progress(step))
         assert self.last is not None
         assert self.last.stop is not None
         return self.last.stop
+
+    def _progress(self, step: Step) -> Progress:
+        counts = self.client.snapshot()
+        return Progress(self.job, step, counts, self._elapsed(), spent_usd(self.price, counts), self.folder.out)
 
     def _count(self, step: Step) -> None:
         self.last = step
@@ -171,7 +184,9 @@ class _Run:
         finding = final_finding(self.job.problem, self.last.found, self.job.config)
         rows = label_rows(self.job, finding)
         notes = [*self.job.notices, *_missing(finding.labelling, stop), *self.last.notes, *_notes(self)]
-        summary = summarise(self.job, finding, self.client.snapshot(), about=self._about(stop), warnings=notes)
+        counts = self.client.snapshot()
+        about = self._about(stop) | {"cost_usd": plain_usd(spent_usd(self.price, counts))}
+        summary = summarise(self.job, finding, counts, about=about, warnings=notes)
         write_jsonl(self.folder.out, [asdict(row) for row in rows])
         write_json(self.folder.path / "summary.json", summary.as_json())
         return Result(summary, tuple(rows), self.folder.path, self.job, error)
@@ -183,6 +198,10 @@ class _Run:
             "provider": self.job.config.provider,
             "model": self.client.provider.model,
             "requests_saved": self.spared,
+            "price_source": self.price.source if self.price else None,
+            "planned_requests": self.planned.requests,
+            "planned_prompt_tokens": self.planned.prompt_tokens,
+            "planned_kind": self.planned.kind,
             "wall_s": round(self._elapsed(), 3),
             "stop_reason": stop,
             "bounded_scores": self.tools.scorer.bounded,

@@ -18,7 +18,8 @@ from genai_prices.types import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from icm_api.client.prices import Price, find_price, parse_price
+from icm_api.client.meter import Snapshot
+from icm_api.client.prices import Price, find_price, parse_price, plain_usd, spent_usd
 from icm_api.errors import ConfigError
 
 OPENAI = "https://api.openai.com/v1"
@@ -278,3 +279,40 @@ def test_a_price_that_is_no_two_or_three_plain_decimals_is_refused_in_one_senten
 def test_a_cached_price_above_the_input_price_is_taken_for_a_wrong_order():
     with pytest.raises(ConfigError, match="the order is input/cached/output"):
         parse_price("3/15/0.3")
+
+
+# --- what a run has spent -----------------------------------------------------------------------------------------
+
+PRICE = Price(Decimal("3"), Decimal("0.3"), Decimal("15"), "here")
+
+
+def counts(
+    prompt: int | None = 1_000_000, cached: int | None = None, output: int | None = 0, unknown: int = 0
+) -> Snapshot:
+    return Snapshot(5, 0, 0, prompt, cached, output, unknown)
+
+
+def test_what_was_spent_counts_cached_tokens_at_their_price_and_the_unsaid_as_not_cached():
+    assert spent_usd(PRICE, counts(output=1000)) == Decimal("3.015")
+    assert spent_usd(PRICE, counts(cached=1_000_000)) == Decimal("0.3")
+
+
+def test_what_was_spent_is_unknown_where_price_or_usage_is():
+    assert spent_usd(None, counts()) is None
+    assert spent_usd(PRICE, counts(unknown=1)) is None
+    assert spent_usd(PRICE, counts(prompt=None)) is None
+    assert spent_usd(PRICE, counts(output=None)) is None
+    assert spent_usd(PRICE, counts(cached=1_000_001)) is None, "more cached than asked"
+
+
+def test_a_server_of_your_own_costs_nothing_whatever_it_says():
+    assert spent_usd(FREE, counts(prompt=None, unknown=5)) == 0
+
+
+@pytest.mark.parametrize(
+    ("cost", "text"),
+    [("0E-6", "0"), ("0.000000300", "0.0000003"), ("12.50", "12.5"), ("1E+3", "1000"), ("100", "100")],
+)
+def test_a_cost_is_written_in_plain_digits(cost, text):
+    assert plain_usd(Decimal(cost)) == text
+    assert plain_usd(None) is None

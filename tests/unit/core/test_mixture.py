@@ -1,0 +1,99 @@
+"""Label shares read off scores."""
+
+from __future__ import annotations
+
+from itertools import permutations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from icm_api.core.calibrate import Floats, log_softmax
+from icm_api.core.mixture import candidate_shares, fit_mixture
+
+
+def cloud(counts: list[int], *, gap: float = 4.0, seed: int = 0) -> tuple[Floats, list[int]]:
+    """Log-probabilities (n, labels) of examples with so many of each label, under a bias; and their labels."""
+    rng = np.random.default_rng(seed)
+    truth = np.repeat(np.arange(len(counts)), counts)
+    logits = rng.standard_normal((len(truth), len(counts))) * 0.5
+    logits[np.arange(len(truth)), truth] += gap
+    return log_softmax(logits + rng.standard_normal(len(counts))), truth.tolist()
+
+
+def shares_of(logprobs: Floats) -> list[float]:
+    return list(map(float, fit_mixture(logprobs, np.ones(len(logprobs))).shares))
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    "counts", [[50, 50], [75, 25], [25, 75], [90, 10], [10, 90], [40] * 4, [100, 20, 20, 20], [52, 52, 52, 4]]
+)
+def test_the_shares_of_clear_clusters_are_found(counts: list[int], seed: int):
+    logprobs, truth = cloud(counts, seed=seed)
+    fit = fit_mixture(logprobs, np.ones(len(truth)))
+    assert fit.shares == pytest.approx(np.array(counts) / len(truth), abs=0.04)
+    assert np.mean(fit.posteriors.argmax(axis=1) == truth) > 0.97
+
+
+def test_a_fit_is_made_of_probabilities():
+    fit = fit_mixture(cloud([30, 20, 10])[0], np.linspace(0.01, 1.0, 60))
+    assert fit.shares.sum() == pytest.approx(1.0)
+    assert (fit.shares > 0).all()
+    assert fit.posteriors.sum(axis=1) == pytest.approx(np.ones(60))
+
+
+@pytest.mark.parametrize("counts", [[60, 20], [40, 40], [45, 15, 15, 15]])
+def test_a_few_outliers_of_low_weight_change_little(counts: list[int]):
+    logprobs, truth = cloud(counts)
+    far = log_softmax(60.0 * np.eye(len(counts))[[0, 0, 0, 1]])
+    weights = np.array([1.0] * len(truth) + [1e-3] * 4)
+    fit = fit_mixture(np.vstack([logprobs, far]), weights)
+    assert fit.shares == pytest.approx(np.array(counts) / len(truth), abs=0.05)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_one_blob_gives_even_shares(seed: int):
+    blob = log_softmax(np.random.default_rng(seed).standard_normal((80, 2)))
+    assert shares_of(blob) == pytest.approx([0.5, 0.5])
+
+
+def test_examples_that_are_all_alike_give_even_shares():
+    assert shares_of(log_softmax(np.tile([2.0, 0.0, 1.0], (40, 1)))) == pytest.approx([1 / 3] * 3)
+
+
+def test_the_same_scores_give_the_same_fit():
+    logprobs, _ = cloud([70, 30], gap=2.0)
+    assert shares_of(logprobs) == shares_of(logprobs)
+
+
+@pytest.mark.parametrize("counts", [[70, 20], [40, 20, 12]])
+def test_renaming_the_labels_renames_the_shares(counts: list[int]):
+    logprobs, _ = cloud(counts)
+    for names in map(list, permutations(range(len(counts)))):
+        assert shares_of(logprobs[:, names]) == pytest.approx(np.array(shares_of(logprobs))[names], abs=1e-3)
+
+
+def test_a_label_bias_common_to_all_does_not_change_the_shares():
+    logprobs, _ = cloud([70, 30])
+    biased = log_softmax(logprobs + np.array([0.0, 3.0]))
+    assert shares_of(biased) == pytest.approx(shares_of(logprobs), abs=1e-3)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(2, 5), st.integers(0, 2**32), st.sampled_from([0.0, 1.0, 50.0]))
+def test_any_cloud_has_a_fit(n_labels: int, seed: int, spread: float):
+    rng = np.random.default_rng(seed)
+    logprobs = log_softmax(rng.standard_normal((int(rng.integers(2, 40)), n_labels)) * spread)
+    fit = fit_mixture(logprobs, rng.uniform(1e-3, 1.0, len(logprobs)))
+    assert np.isfinite(fit.posteriors).all()
+    assert fit.shares.sum() == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("n_labels", [2, 3, 10])
+def test_candidate_shares_begin_even_and_favour_no_label(n_labels: int):
+    shares = np.array(candidate_shares(n_labels))
+    assert shares[0] == pytest.approx([1 / n_labels] * n_labels)
+    assert shares.sum(axis=1) == pytest.approx(np.ones(len(shares)))
+    assert shares.mean(axis=0) == pytest.approx([1 / n_labels] * n_labels)

@@ -1,0 +1,297 @@
+"""The sweep, on a scorer that learns in context as a model does."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from icm_api.core.chains import ChainBuilder, ChainPolicy
+from icm_api.core.context import Chain
+from icm_api.core.problem import Problem
+from icm_api.core.relations import broken
+from icm_api.core.sweep import SweepSettings, SweepStep, sweep
+from icm_api.errors import TransientError
+from icm_api.types import LabelScore, Relation
+from tests.unit.core.learner import Learner, accuracy
+
+
+def truth_of(*counts: int, seed: int = 0) -> list[int]:
+    """So many examples of each label, mixed."""
+    ordered = np.repeat(np.arange(len(counts)), counts)
+    return list(map(int, np.random.default_rng(seed).permutation(ordered)))
+
+
+def learner(truth: Sequence[int], n_labels: int = 2, *, bias: float = 0.0, seed: int = 0) -> Learner:
+    return Learner(truth, n_labels, meaning=2.0, bias=bias, seed=seed)
+
+
+async def run(
+    problem: Problem,
+    scorer: Learner,
+    settings: SweepSettings | None = None,
+    *,
+    seed: int = 0,
+    policy: ChainPolicy | None = None,
+) -> list[SweepStep]:
+    chains = ChainBuilder(problem.siblings, [10] * problem.n_examples, policy or ChainPolicy())
+    return [step async for step in sweep(problem, scorer, chains, settings or SweepSettings(), seed=seed)]
+
+
+async def labels_for(
+    truth: Sequence[int], n_labels: int, settings: SweepSettings, *, bias: float = 0.0, seed: int = 0
+) -> tuple[int | None, ...]:
+    problem = Problem.build(n_labels, [None] * len(truth))
+    steps = await run(problem, learner(truth, n_labels, bias=bias, seed=seed), settings, seed=seed)
+    return steps[-1].found.labels
+
+
+# --- what it finds ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bias", [0.0, 2.0], ids=["unbiased", "biased by 2 nats"])
+@pytest.mark.parametrize("counts", [(32, 32), (48, 16), (16, 48), (58, 6), (24, 24, 24, 24)], ids=str)
+async def test_it_finds_the_truth_without_being_told_the_shares(counts: tuple[int, ...], bias: float):
+    truth = truth_of(*counts)
+    found = await labels_for(truth, len(counts), SweepSettings(restarts=2), bias=bias)
+    assert accuracy(found, truth) >= 0.9
+    assert set(found) == set(truth)  # no collapse
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_it_never_collapses_on_what_can_be_learned(seed: int):
+    truth = truth_of(24, 24, seed=seed)
+    found = await labels_for(truth, 2, SweepSettings(restarts=1), seed=seed, bias=3.0)
+    assert 0.25 < sum(label == 1 for label in found) / len(truth) < 0.75
+
+
+async def test_given_shares_are_kept():
+    truth = truth_of(36, 12)
+    steps = await run(Problem.build(2, [None] * 48), learner(truth), SweepSettings(shares=(0.75, 0.25)))
+    assert {step.restart.shares for step in steps} == {(0.75, 0.25)}
+    assert accuracy(steps[-1].found.labels, truth) >= 0.9
+
+
+async def test_ten_labels_are_told_apart():
+    truth = truth_of(*[10] * 10)
+    found = await labels_for(truth, 10, SweepSettings(restarts=1, shares=(0.1,) * 10))
+    assert accuracy(found, truth) >= 0.8
+
+
+# --- relations --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "relations",
+    [
+        [Relation("exactly_one", tuple(range(k, k + 4))) for k in range(0, 24, 4)],
+        [Relation("at_most_one", tuple(range(k, k + 3))) for k in range(0, 24, 3)],
+        [Relation("equivalent", (k, k + 1)) for k in range(0, 24, 2)],
+        [Relation("asymmetric", (k, k + 12)) for k in range(12)],
+    ],
+    ids=lambda relations: relations[0].kind,
+)
+async def test_no_step_breaks_a_hard_relation(relations: list[Relation]):
+    problem = Problem.build(2, [None] * 24, relations)
+    for step in await run(problem, learner(truth_of(12, 12)), SweepSettings(restarts=2)):
+        assert broken(relations, step.labels) == ()
+        assert broken(relations, step.found.labels) == ()
+        assert step.gap_nats == 0.0
+
+
+async def test_shares_that_relations_imply_are_known_from_the_start():
+    truth = [0, 0, 0, 1] * 12
+    relations = [Relation("exactly_one", tuple(range(k, k + 4))) for k in range(0, 48, 4)]
+    steps = await run(Problem.build(2, [None] * 48, relations), learner(truth), SweepSettings(restarts=1))
+    assert all(step.restart.shares == pytest.approx((0.75, 0.25)) for step in steps)
+    assert accuracy(steps[-1].found.labels, truth) >= 0.9
+
+
+async def test_shares_stay_within_what_relations_allow():
+    relations = [Relation("at_most_one", tuple(range(k, k + 8)), positive=2) for k in range(0, 48, 8)]
+    problem = Problem.build(3, [None] * 48, relations)
+    for step in await run(problem, learner(truth_of(16, 16, 16), 3), SweepSettings(restarts=1)):
+        assert sum(step.restart.shares) == pytest.approx(1.0)
+        assert step.restart.shares[2] <= 1 / 8 + 1e-9
+
+
+async def test_siblings_never_see_each_other():
+    problem = Problem.build(2, [str(k // 3) for k in range(24)])
+    scorer = learner(truth_of(12, 12))
+    await run(problem, scorer, SweepSettings(restarts=1))
+    for chain in scorer.chains:
+        for i in chain.scored:
+            assert problem.siblings[i] & {j for j, _ in chain.examples} == {i}
+
+
+# --- the same seed ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pool", [None, 24])
+async def test_the_same_seed_gives_the_same_labels_however_many_restarts_run_side_by_side(pool: int | None):
+    truth = truth_of(24, 12)
+    problem = Problem.build(2, [None] * 36)
+    found = []
+    for parallel in (1, 2, 3):
+        steps = await run(problem, learner(truth), SweepSettings(parallel=parallel, pool=pool), seed=5)
+        found.append((steps[-1].found, len(steps)))
+    assert found[0] == found[1] == found[2]
+
+
+async def test_another_seed_asks_in_other_orders():
+    asked = []
+    for seed in (0, 1):
+        scorer = learner(truth_of(8, 8))
+        await run(Problem.build(2, [None] * 16), scorer, SweepSettings(restarts=1, passes=1), seed=seed)
+        asked.append(scorer.chains)
+    assert asked[0] != asked[1]
+
+
+# --- the pool ---------------------------------------------------------------------------------------------
+
+
+async def test_the_rest_is_labelled_with_one_question_each_and_the_pool_is_never_asked_about_again():
+    truth = truth_of(100, 100)
+    scorer = learner(truth)
+    steps = await run(Problem.build(2, [None] * 200), scorer, SweepSettings(pool=40, restarts=1))
+    pool = {i for chain in scorer.chains for i in chain.scored}
+    assert len(pool) == 40
+    assert sorted(query.example for query in scorer.queries) == sorted(set(range(200)) - pool)
+    assert all(i in pool for query in scorer.queries for i, _ in query.demonstrations)
+    assert accuracy(steps[-1].found.labels, truth) >= 0.9
+
+
+async def test_the_rest_has_no_labels_until_it_has_been_asked_about():
+    steps = await run(Problem.build(2, [None] * 30), learner(truth_of(15, 15)), SweepSettings(pool=20, restarts=1))
+    for step in steps[:-1]:
+        assert step.found.labels.count(None) == step.found.scores.count(None) == 10
+    assert None not in steps[-1].found.labels
+
+
+async def test_siblings_are_all_in_the_pool_or_all_in_the_rest_and_relations_hold_there_too():
+    relations = [Relation("exactly_one", (k, k + 1)) for k in range(0, 40, 2)]
+    groups: list[str | None] = [str(k // 4) for k in range(40)]
+    problem = Problem.build(2, groups, relations)
+    scorer = learner([0, 1] * 20)
+    steps = await run(problem, scorer, SweepSettings(pool=10, restarts=1))
+    pool = {i for chain in scorer.chains for i in chain.scored}
+    assert all(problem.siblings[i] <= pool for i in pool)
+    assert 10 <= len(pool) < 40
+    assert broken(relations, steps[-1].found.labels) == ()
+
+
+async def test_a_pool_as_large_as_the_data_is_a_search_on_all():
+    scorer = learner(truth_of(8, 8))
+    await run(Problem.build(2, [None] * 16), scorer, SweepSettings(pool=16, restarts=1))
+    assert scorer.queries == []
+
+
+# --- what its steps tell ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 7, 20])
+@pytest.mark.parametrize("n_labels", [2, 3, 4])
+@pytest.mark.parametrize("siblings", [False, True], ids=["strangers", "all siblings"])
+@pytest.mark.parametrize("pool", [None, 3])
+async def test_the_last_step_and_no_other_says_stop_and_the_work_adds_up(
+    n: int, n_labels: int, siblings: bool, pool: int | None
+):
+    truth = [i % n_labels for i in range(n)]
+    scorer = learner(truth, n_labels)
+    problem = Problem.build(n_labels, ["a" if siblings else None] * n)
+    steps = await run(problem, scorer, SweepSettings(pool=pool, restarts=2, passes=3))
+    assert [step.step for step in steps] == list(range(len(steps)))
+    assert [step.stop is not None for step in steps] == [False] * (len(steps) - 1) + [True]
+    assert [step.done for step in steps] == sorted(step.done for step in steps)
+    assert {step.total for step in steps} == {steps[-1].done}
+    assert sum(step.asked for step in steps) == scorer.asked
+    assert all(label in range(n_labels) for label in steps[-1].found.labels)
+
+
+@pytest.mark.parametrize("parallel", [2, 3])
+async def test_the_work_adds_up_with_restarts_side_by_side_too(parallel: int):
+    scorer = learner(truth_of(10, 10))
+    steps = await run(Problem.build(2, [None] * 20), scorer, SweepSettings(parallel=parallel, pool=12))
+    assert [step.stop is not None for step in steps].count(True) == 1
+    assert [step.done for step in steps] == sorted(step.done for step in steps)
+    assert steps[-1].done == steps[-1].total
+    assert sum(step.asked for step in steps) == scorer.asked
+
+
+async def test_changed_names_the_examples_whose_label_is_another_than_before():
+    steps = await run(Problem.build(2, [None] * 20), learner(truth_of(10, 10)), SweepSettings(restarts=1))
+    for before, after in pairwise(steps):
+        moved = [i for i, (a, b) in enumerate(zip(before.labels, after.labels, strict=True)) if a != b]
+        assert list(after.changed) == moved
+
+
+async def test_the_best_of_the_finished_restarts_is_the_most_informative():
+    steps = await run(Problem.build(2, [None] * 40), learner(truth_of(30, 10)), SweepSettings(restarts=4))
+    last_of = {step.restart.number: step.restart for step in steps if step.stage == "restart"}
+    assert len(last_of) == 4
+    best = max(restart.information_nats for restart in last_of.values())
+    assert steps[-1].best.information_nats == best
+    assert steps[-1].found.information_nats == best
+
+
+async def test_the_scores_of_what_is_found_are_the_calibrated_ones():
+    steps = await run(
+        Problem.build(2, [None] * 48), learner(truth_of(24, 24), bias=3.0), SweepSettings(shares=(0.5, 0.5))
+    )
+    found = steps[-1].found
+    chances = [math.exp(score.logprobs_nats[1]) for score in found.scores if score is not None]
+    assert len(chances) == 48
+    assert np.mean(chances) == pytest.approx(0.5, abs=0.05)
+    for label, score in zip(found.labels, found.scores, strict=True):
+        assert score is not None
+        assert label == int(np.argmax(score.logprobs_nats))
+
+
+class Breaking(Learner):
+    """A learner whose host fails after some passes."""
+
+    passes_left = 7
+
+    async def score_chains(self, chains: Sequence[Chain]) -> list[list[LabelScore]]:
+        if not self.passes_left:
+            raise TransientError("the host is gone")
+        self.passes_left -= 1
+        return await super().score_chains(chains)
+
+
+async def test_what_was_found_before_the_scorer_failed_can_be_used():
+    truth = truth_of(24, 24)
+    problem = Problem.build(2, [None] * 48)
+    chains = ChainBuilder(problem.siblings, [1] * 48, ChainPolicy())
+    steps: list[SweepStep] = []
+
+    async def collect() -> None:
+        async for step in sweep(problem, Breaking(truth, meaning=2.0), chains, SweepSettings()):
+            steps.append(step)
+
+    with pytest.raises(TransientError):
+        await collect()
+    assert len(steps) == Breaking.passes_left
+    assert steps[-1].stop is None
+    assert accuracy(steps[-1].found.labels, truth) >= 0.8
+
+
+async def test_long_data_is_searched_in_several_chains_a_pass():
+    truth = truth_of(40, 40)
+    scorer = learner(truth)
+    steps = await run(
+        Problem.build(2, [None] * 80), scorer, SweepSettings(restarts=1), policy=ChainPolicy(max_tokens=300)
+    )
+    assert max(len(chain.examples) for chain in scorer.chains) <= 30
+    assert accuracy(steps[-1].found.labels, truth) >= 0.9
+
+
+async def test_each_step_says_where_it_stands_and_has_a_record():
+    step = (await run(Problem.build(2, [None] * 12), learner(truth_of(6, 6)), SweepSettings(restarts=1)))[-1]
+    assert "restart 1" in step.status
+    record = step.record([str(i) for i in range(12)])
+    assert (record["restart"], record["stage"]) == (1, "restart")
+    assert record["shares"] == list(step.restart.shares)
