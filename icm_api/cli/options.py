@@ -83,9 +83,13 @@ SEARCH_OPTIONS = (
         "baselines take the likeliest label as it is (bootstrap begins with even shares). Not for anneal.",
     ),
     click.option("--passes", type=int, help="sweep: most passes of a restart (default 6)."),
-    click.option("--restarts", type=int, help="sweep: how many searches, the most informative of which counts (default 3)."),
+    click.option(
+        "--restarts", type=int, help="sweep: how many searches, the most informative of which counts (default 3)."
+    ),
     click.option("--pool", type=int, help="sweep: search on so many examples and label the rest from them."),
-    click.option("--alpha", type=float, help="Weight of predictability against a broken rule in the utility (default 50)."),
+    click.option(
+        "--alpha", type=float, help="Weight of predictability against a broken rule in the utility (default 50)."
+    ),
     click.option("--seeds", type=int, help="anneal: examples that start with a random label (default 8)."),
     click.option(
         "--fidelity", type=click.Choice(["reuse", "paper"]), help="anneal: paper scores every term at each change."

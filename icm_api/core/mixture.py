@@ -37,16 +37,16 @@ class Mixture:
 def fit_mixture(logprobs: Floats, weights: Floats) -> Mixture:
     """Fit to label log-probabilities (n, labels) with weights (n,) of 0..1; of several starts the likeliest.
 
-    Even shares stand unless free ones are likelier by more than their cost: a few dozen examples leave the shares
-    uncertain by some hundredths, and one cloud with long tails looks like a large and a small cluster. The cost is
-    twice that of the Bayesian information criterion (Schwarz 1978), as if each share brought a centre of its own.
+    Even shares stand unless free ones are likelier by more than their cost (the Bayesian information criterion,
+    Schwarz 1978): a few dozen examples leave the shares uncertain by some hundredths. One cloud with long tails can
+    still pass for a large and a small cluster.
     """
     k, n = logprobs.shape[1], float(weights.sum())
     cloud = _Cloud.of(logprobs, weights)
     starts = [np.exp(calibrated(logprobs, shares, weights)) for shares in candidate_shares(k)]
     free = _likeliest([_expectation_maximisation(cloud, start, even=False) for start in starts])
     even = _likeliest([_expectation_maximisation(cloud, start, even=True) for start in starts])
-    cost = 0.7 * (k - 1) * np.log(n) / n
+    cost = 0.5 * (k - 1) * np.log(n) / n
     return free if free.loglik_nats - cost > even.loglik_nats else even
 
 

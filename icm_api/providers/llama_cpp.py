@@ -17,7 +17,7 @@ import httpx2
 
 from icm_api.errors import ConfigError, RequestError
 from icm_api.providers.http import BoundedClient, Host, checked_api_key, checked_base_url, count
-from icm_api.providers.listed import chat_candidates, floor_nats
+from icm_api.providers.listed import chat_candidates, floor_nats, nats
 from icm_api.types import (
     Candidate,
     Capabilities,
@@ -34,12 +34,12 @@ R = TypeVar("R")
 Ids: TypeAlias = tuple[int, ...]
 
 NAME = "llama-cpp"
-ADAPTER_VERSION = 1
+ADAPTER_VERSION = 2
 """Raise it when the same request would be asked or read in another way: it is part of the cache key."""
 LISTED = 50
 """Candidates kept in a reply beside the wanted ones: replies are cached, and nobody reads further down."""
-EVERY_TOKEN = 1 << 20
-"""Asked as `n_probs` for the whole vocabulary; the server cuts it to its size."""
+FORCING_BIAS = 100.0
+"""Nats added to the one token that must be generated; the log-probability reported for it is the model's own."""
 REMEMBERED_TEXTS = 16_384
 
 
@@ -63,8 +63,8 @@ class LlamaCpp:
         """Ask the server at `base_url` (its root) what it is, and check how it tokenises.
 
         `model`: the name the server must have (its alias or model file), None for any: a server answers for whatever
-        it has loaded, so another name would go unnoticed. `top_k`: candidates to ask for before the whole vocabulary
-        is asked. `server`: settings that whoever started the server knows (and `/props` does not tell); they take
+        it has loaded, so another name would go unnoticed. `top_k`: candidates to ask for before a label is asked for
+        by itself. `server`: settings that whoever started the server knows (and `/props` does not tell); they take
         the address's place in the identity, so that answers keep when the port changes.
         Raises ConfigError for a bad argument and ProviderError; TransientError while the model loads.
         """
@@ -152,22 +152,11 @@ class LlamaCpp:
         usages = [_usage(reply) for reply in replies]
         tables = {ending: _Table.read(reply, self._wire.host) for ending, reply in zip(endings, replies, strict=True)}
         for ending in endings:
-            if not needed[ending] <= tables[ending].logprobs.keys():
-                # Rare (a label far down the list). From an empty cache: a prompt that is wholly cached is evaluated
-                # as a batch of one token by other kernels, which can move just such unlikely tokens by 0.4 nats.
-                (reply,) = await self._wire.complete([prompt + ending], EVERY_TOKEN, slot, cached=False)
+            for token_id in sorted(needed[ending] - tables[ending].logprobs.keys()):
+                (reply,) = await self._wire.complete([prompt + ending], 1, slot, forced=token_id)
                 usages.append(_usage(reply))
-                tables[ending] = _Table.read(reply, self._wire.host)
-                self._check_complete(tables[ending], needed[ending])
+                tables[ending].logprobs[token_id] = _forced_nats(reply, token_id, self._wire.host)
         return tables, _summed(usages)
-
-    def _check_complete(self, table: _Table, needed: set[int]) -> None:
-        missing = needed - table.logprobs.keys()
-        if missing:
-            raise self._wire.host.incapable(
-                f"the server's whole list of {len(table.logprobs)} candidates lacks the label tokens "
-                f"{sorted(missing)}: it caps n_probs; use a llama.cpp server from 2026 or later"
-            )
 
 
 # --- which numbers a reply needs --------------------------------------------------------------------------
@@ -192,6 +181,17 @@ def _merged(exact: Sequence[Candidate], best: Sequence[Candidate]) -> tuple[Cand
     taken = {c.token_id for c in exact if c.token_id is not None}
     others = [c for c in best if c.token_id not in taken]
     return tuple(sorted((*exact, *others), key=lambda c: -c.logprob_nats))
+
+
+def _forced_nats(reply: Mapping[str, Json], token_id: int, host: Host) -> float:
+    positions = reply.get("completion_probabilities")
+    first = positions[0] if isinstance(positions, list) and positions else None
+    if not isinstance(first, dict) or first.get("id") != token_id:
+        raise host.incapable(
+            f"the server did not generate the label token {token_id} when told to (logit_bias): use a llama.cpp server "
+            "from 2026 or later"
+        )
+    return nats(first.get("logprob"), host)
 
 
 class _Table:
@@ -351,16 +351,23 @@ class _Wire:
         return tuple(cast(list[int], tokens))
 
     async def complete(
-        self, prompts: Sequence[Ids], n_probs: int, slot: int | None, *, cached: bool = True
+        self, prompts: Sequence[Ids], n_probs: int, slot: int | None, *, forced: int | None = None
     ) -> list[Mapping[str, Json]]:
-        """One request for several prompts; replies in their order. `slot`: where they are answered (None: anywhere)."""
+        """One request for several prompts; replies in their order. `slot`: where they are answered (None: anywhere).
+
+        `forced`: the token to generate, for its own log-probability however unlikely it is. From an empty cache: a
+        prompt that is wholly cached is evaluated as a batch of one token by other kernels, which can move just such
+        unlikely tokens by 0.4 nats.
+        """
         body: dict[str, Json] = {
             "prompt": [list(ids) for ids in prompts],
             "n_predict": 1,
             "n_probs": n_probs,
             "temperature": 0,
-            "cache_prompt": cached,
+            "cache_prompt": forced is None,
         }
+        if forced is not None:
+            body["logit_bias"] = [[forced, FORCING_BIAS]]
         if slot is not None:
             body["id_slot"] = slot
         document = self.host.document(await self._exchange("POST", "/completion", body))

@@ -37,7 +37,7 @@ class TinyModel:
 
     def __init__(self, bos: Sequence[int] = (), dummy_prefix: bool = False) -> None:
         self.bos, self.dummy_prefix = list(bos), dummy_prefix
-        self.cap = len(PIECES)
+        self.obeys = True
 
     def tokenise(self, body: Any) -> Any:
         ids = ids_of(body["content"])
@@ -52,15 +52,21 @@ class TinyModel:
         replies = [self._reply(k, ids, body) for k, ids in enumerate(body["prompt"])]
         return replies[::-1] if len(replies) > 1 else replies[0]
 
+    def _generated(self, ids: list[int], body: Any) -> Any:
+        values = self.logprobs(ids)
+        biased = [value + dict(body.get("logit_bias", []) * self.obeys).get(k, 0.0) for k, value in enumerate(values)]
+        chosen = max(range(len(values)), key=biased.__getitem__)
+        return {"id": chosen, "token": PIECES[chosen], "logprob": values[chosen]}
+
     def _reply(self, index: int, ids: list[int], body: Any) -> Any:
-        ranked = sorted(enumerate(self.logprobs(ids)), key=lambda pair: -pair[1])[: min(body["n_probs"], self.cap)]
+        ranked = sorted(enumerate(self.logprobs(ids)), key=lambda pair: -pair[1])[: body["n_probs"]]
         listed = [{"id": k, "token": PIECES[k], "logprob": value} for k, value in ranked]
         cached = len(ids) - 1 if body["cache_prompt"] else 0
         return {
             "index": index,
             "tokens_evaluated": len(ids),
             "timings": {"cache_n": cached, "prompt_n": len(ids) - cached, "predicted_n": 1},
-            "completion_probabilities": [{"id": ranked[0][0], "top_logprobs": listed}],
+            "completion_probabilities": [{**self._generated(ids, body), "top_logprobs": listed}],
         }
 
 
@@ -142,7 +148,7 @@ async def test_labels_that_share_a_first_token_are_told_apart_in_one_request(ser
     assert asked.body["prompt"] == [PROMPT_IDS, [*PROMPT_IDS, 8]]
 
 
-async def test_a_label_outside_the_list_is_asked_for_in_the_whole_vocabulary_from_an_empty_cache(server, tiny, connect):
+async def test_a_label_outside_the_list_is_generated_for_its_own_log_prob_from_an_empty_cache(server, tiny, connect):
     model = tiny()
     expected = model.logprobs(PROMPT_IDS)
     last = min(range(len(PIECES)), key=lambda k: expected[k])
@@ -150,8 +156,8 @@ async def test_a_label_outside_the_list_is_asked_for_in_the_whole_vocabulary_fro
     assert value_of(reply, PIECES[last]) == expected[last]
     first, second = server.requests("/completion")
     assert (first.body["n_probs"], first.body["cache_prompt"]) == (2, True)
-    assert second.body["n_probs"] >= len(PIECES)
-    assert second.body["cache_prompt"] is False
+    assert (second.body["n_probs"], second.body["cache_prompt"]) == (1, False)
+    assert [token_id for token_id, _ in second.body["logit_bias"]] == [last]
 
 
 async def test_an_affinity_is_one_of_the_servers_slots(server, tiny, connect):
@@ -162,7 +168,7 @@ async def test_an_affinity_is_one_of_the_servers_slots(server, tiny, connect):
     for affinity in (0, 1, 2, 3):
         await adapter.send(NextTokenRequest(PROMPT, (PIECES[last],), affinity=affinity))
     slots = [asked.body["id_slot"] for asked in server.requests("/completion")]
-    assert slots == [0, 0, 1, 1, 0, 0, 1, 1], "the whole vocabulary is asked in the same slot"
+    assert slots == [0, 0, 1, 1, 0, 0, 1, 1], "a label alone is asked in the same slot"
 
 
 async def test_a_server_that_does_not_tell_its_slots_chooses_one_itself(server, tiny, connect):
@@ -174,12 +180,12 @@ async def test_a_server_that_does_not_tell_its_slots_chooses_one_itself(server, 
     assert "id_slot" not in server.requests("/completion")[0].body
 
 
-async def test_a_server_that_caps_its_list_is_refused_rather_than_guessed(tiny, connect):
+async def test_a_server_that_does_not_generate_what_it_is_told_is_refused_rather_than_guessed(tiny, connect):
     model = tiny()
-    model.cap = 3
+    model.obeys = False
     last = min(range(len(PIECES)), key=lambda k: model.logprobs(PROMPT_IDS)[k])
-    with pytest.raises(CapabilityError, match="caps n_probs"):
-        await (await connect()).send(NextTokenRequest(PROMPT, (PIECES[last],)))
+    with pytest.raises(CapabilityError, match="did not generate the label token"):
+        await (await connect(top_k=2)).send(NextTokenRequest(PROMPT, (PIECES[last],)))
 
 
 async def test_usage_sums_the_requests_of_one_send(tiny, connect):
