@@ -131,12 +131,12 @@ def tasks(as_json: bool) -> None:
 @cli.command()
 @with_options(PROVIDER_OPTIONS, LIMIT_OPTIONS, SEARCH_OPTIONS, OUTPUT_OPTIONS, DISPLAY_OPTIONS)
 def demo(config_file: Path | None, display: str | None, as_json: bool, **flags: Any) -> None:
-    """Label 20 sentences with a small model on this machine, and print them."""
+    """Label 64 short reviews with a small model on this machine, and print them."""
     from icm_api.cli.demo import demo_settings, show_labels
     from icm_api.config import RunConfig, load_config
 
-    with demo_settings() as settings:
-        config = load_config(RunConfig, settings | given(flags), os.environ, config_file)
+    with demo_settings(given(flags)) as settings:
+        config = load_config(RunConfig, settings, os.environ, config_file)
         result = _run(config, display, as_json)
     if not as_json:
         show_labels(result)

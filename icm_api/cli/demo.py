@@ -1,11 +1,8 @@
-"""`icm-api demo`: pairs of reviews by customers who disagree, labelled without their gold labels.
-
-The rule (exactly one of each pair is positive) is what a user would know without knowing any label.
-"""
+"""`icm-api demo`: short reviews, labelled without their gold labels, in one restart, so within a minute."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.resources import as_file, files
 from typing import Any
@@ -22,16 +19,18 @@ LABELS = "negative,positive"
 
 
 @contextmanager
-def demo_settings() -> Iterator[dict[str, Any]]:
-    """Settings of a run over the packaged sentences; the file is there while the context is open."""
+def demo_settings(chosen: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Settings of a run over the packaged sentences, with what the user chose; the file is there while the context is
+    open."""
     folder = files("icm_api.cli")
-    with as_file(folder / "demo.jsonl") as data, as_file(folder / "demo_relations.jsonl") as relations:
+    with as_file(folder / "demo.jsonl") as data:
         yield {
             "data": str(data),
-            "relations": relations,
             "task": "classify",
             "labels": LABELS,
             "gold_column": "sentiment",
+            **({"restarts": 1} if chosen.get("method", "sweep") == "sweep" else {}),
+            **chosen,
         }
 
 

@@ -113,7 +113,7 @@ async def bootstrap(
     it, nor is the example itself.
     """
     rng = np.random.default_rng(seed)
-    rounds = _round_sizes(problem, most)
+    rounds = round_sizes(problem, most)
     run = _Run(problem, scorer, total=(1 + len(rounds)) * problem.n_examples)
     even = (1 / problem.n_labels,) * problem.n_labels
     async for step in run.ask(_bare(problem), "zero-shot", shares or even):
@@ -253,7 +253,7 @@ def _drawn(problem: Problem, shares: Shares | None, rng: np.random.Generator) ->
     return [int(label) for label in rng.permutation(np.repeat(np.arange(problem.n_labels), counts))]
 
 
-def _round_sizes(problem: Problem, most: int) -> list[int]:
+def round_sizes(problem: Problem, most: int) -> list[int]:
     """How many demonstrations each round shows: a doubling number of each label, at least one round."""
     sizes = [problem.n_labels]
     while 2 * sizes[-1] <= min(most, problem.n_examples - 1):

@@ -4,26 +4,42 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from icm_api.config import GOLD_METHOD, Method
 from icm_api.core.anneal import AnnealSettings, anneal
 from icm_api.core.baselines import bootstrap, gold_few_shot, random_few_shot, zero_shot
 from icm_api.core.chains import ChainBuilder
-from icm_api.core.context import ContextBuilder
+from icm_api.core.context import ContextBuilder, Scorer
 from icm_api.core.step import Step
 from icm_api.core.sweep import SweepSettings, sweep
 from icm_api.run.job import Job
-from icm_api.run.scorer import PromptScorer
 
 BOOTSTRAP_DEMONSTRATIONS = 64
 """Most demonstrations of its last round; more add cost and little else."""
+
+
+class HostScorer(Scorer, Protocol):
+    """A scorer that knows its host."""
+
+    @property
+    def chains_at_once(self) -> int:
+        """How many chains it can answer at a time."""
+
+    @property
+    def bounded(self) -> int:
+        """Scores in which a label was only bounded."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a person must know about the host's answers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tools:
     """What a method works with beside its job."""
 
-    scorer: PromptScorer
+    scorer: HostScorer
     context: ContextBuilder
     chains: ChainBuilder
 

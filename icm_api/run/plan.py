@@ -12,14 +12,14 @@ from copy import copy
 from dataclasses import asdict, dataclass, replace
 from decimal import Decimal
 from itertools import accumulate
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from icm_api.client.prices import Price, find_price, parse_price, plain_usd
 from icm_api.config import GOLD_METHOD, Method, ProviderConfig, RunConfig
-from icm_api.core.baselines import _round_sizes as round_sizes
+from icm_api.core.baselines import round_sizes
 from icm_api.core.calibrate import Floats
 from icm_api.core.consistency import Consistency
 from icm_api.core.context import Chain, Query
@@ -35,7 +35,6 @@ from icm_api.run.compose import (
 )
 from icm_api.run.job import Job, prepare
 from icm_api.run.methods import BOOTSTRAP_DEMONSTRATIONS, Tools, open_method
-from icm_api.run.scorer import PromptScorer
 from icm_api.types import Capabilities, LabelScore
 
 POOL = 256
@@ -234,7 +233,7 @@ async def _played(outlook: Outlook, kind: Kind, note: str = "") -> _Spend:
     shares = outlook.job.shares or (1 / problem.n_labels,) * problem.n_labels
     job = replace(outlook.job, problem=free, shares=shares)
     counter = _Counter(outlook.sizes, problem.n_labels, outlook.capabilities)
-    tools = replace(outlook.tools, scorer=cast(PromptScorer, counter), context=copy(outlook.tools.context))
+    tools = replace(outlook.tools, scorer=counter, context=copy(outlook.tools.context))
     async with aclosing(open_method(job, tools)) as steps:
         async for _ in steps:
             pass
@@ -327,6 +326,8 @@ class _Counter:
 
     chains_at_once = 1
     """Nobody waits for it; how many go side by side changes no question."""
+    bounded = 0
+    notes = ()
 
     def __init__(self, sizes: PromptSizes, n_labels: int, capabilities: Capabilities) -> None:
         self._sizes, self._n_labels = sizes, n_labels

@@ -246,7 +246,7 @@ def _missing(found: Labelling, stop: str) -> list[str]:
 
 def _notes(search: _Run) -> list[str]:
     """What the user must know to judge the labels, whatever the method."""
-    context, notes = search.tools.context, []
+    context, notes = search.tools.context, list(search.tools.scorer.notes)
     if context.bare:
         notes.append(
             "some questions had no demonstration, because all labelled examples were siblings or too long: they were "

@@ -23,6 +23,8 @@ from icm_api.providers.base import Provider
 from icm_api.types import Label, LabelScore, NextTokenReply, NextTokenRequest, Prompt, SequenceRequest, Usage
 
 T = TypeVar("T")
+GOOD_CACHED_SHARE = 0.5
+"""Of what the steps of walks have in common; it is about 1 where the host's cache holds."""
 
 
 class PromptScorer:
@@ -48,7 +50,7 @@ class PromptScorer:
         self.bounded = 0
         """Scores in which a label was only bounded."""
         self._slots = _slots(min(concurrency, provider.capabilities.prefix_slots or concurrency))
-        self._repeated_tokens = self._cached_tokens = 0
+        self._repeated_tokens = self._cached_tokens = self._silent = 0
 
     async def score(self, queries: Sequence[Query]) -> list[LabelScore]:
         """One score a query, in order, asked side by side. Raises the first ProviderError or BudgetError."""
@@ -79,6 +81,23 @@ class PromptScorer:
         program's own cache counts as the host once gave it.
         """
         return self._cached_tokens / self._repeated_tokens if self._repeated_tokens else None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a person must know about the host's answers."""
+        share, notes = self.walk_cached_share, []
+        if share is not None and share < GOOD_CACHED_SHARE:
+            notes.append(
+                f"the host's prompt cache kept only {share:.0%} of what it could have: each example was read many "
+                "times over (a llama.cpp model with a sliding window needs --swa-full; a hosted one may not cache "
+                "short prompts); with prompt log-probs (--echo) a pass is one request"
+            )
+        if self._silent:
+            notes.append(
+                f"{self._silent} answers said nothing about the labels, as happens before a model has seen how they "
+                "are written; they were left out"
+            )
+        return tuple(notes)
 
     def prompt(self, query: Query) -> Prompt:
         """What is sent for a query."""
@@ -133,6 +152,7 @@ class PromptScorer:
             return await self._judge(question, reply)
         except OutOfReachError:
             reading.silent += 1
+            self._silent += 1
             if 2 * reading.silent > reading.length:
                 raise
             return None

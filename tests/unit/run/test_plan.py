@@ -21,6 +21,7 @@ from icm_api.run.job import Job, prepare
 from icm_api.run.methods import METHODS
 from icm_api.run.plan import Estimate, Plan, estimate, look_out, plan
 from icm_api.run.runner import Result, run
+from icm_api.run.scorer import PromptScorer
 from icm_api.types import Capabilities, TokenCountRequest
 
 PROSE = "a slow but rather moving film about people who never quite meet and yet change each other for good"
@@ -171,7 +172,7 @@ async def test_paper_fidelity_without_revisit_or_rejection_asks_exactly_what_was
     one_group = Problem.build(2, ["one"] * 64)
     tools = build_search(job, provider, sizes)
     scored = Counting(provider)
-    tools.scorer._provider = scored
+    tools = replace(tools, scorer=PromptScorer(scored, job.task.labels, job.texts, min_mass=0.0))
     async for _ in anneal(one_group, tools.scorer, tools.context, settings):
         pass
     assert planned.requests == provider.requests == 2108

@@ -337,9 +337,17 @@ async def test_a_place_that_says_nothing_of_the_labels_has_no_score():
     )
     (scores,) = await scorer.score_chains([chain(3, 1, 2)])
     assert [score is None for score in scores] == [True, False, False]
+    assert any("1 answers said nothing" in note for note in scorer.notes)
 
 
 async def test_a_chain_that_says_nothing_of_the_labels_at_most_places_is_refused():
     scorer = judge(Walked([{" other": 0.9}, {" other": 0.9}, {" negative": 0.7, " positive": 0.2}]))
     with pytest.raises(OutOfReachError, match="none of the labels"):
         await scorer.score_chains([chain(3, 1, 2)])
+
+
+async def test_a_host_whose_prompt_cache_does_not_hold_is_told():
+    for cached, told in ((1, False), (0, True)):
+        scorer = judge(Host(echo=0, prefix_cache=cached))
+        await scorer.score_chains([chain(*range(8))])
+        assert any("prompt cache" in note for note in scorer.notes) is told
