@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from itertools import combinations, islice
 from typing import Literal
 
 import numpy as np
@@ -45,6 +45,10 @@ LEAST_TO_ESTIMATE = 8
 """Examples a label below which shares are not read off the scores."""
 SAME_SHARES = 1e-6
 TAIL_BATCH = 64
+LITTLE_INFORMATION = 0.1
+"""Of the entropy of the labels: noise alone gave up to 0.11 with 48 examples (tests/unit/core/test_sweep.py)."""
+POOR_AGREEMENT = 0.75
+"""Chance is 0.5 for two even labels."""
 Stage = Literal["warm-up", "restart", "tail"]
 
 
@@ -88,6 +92,12 @@ class Restart:
     """The last pass changed none of its labels."""
     settled: bool = False
     """A pass at temperature 0 changed none of its labels."""
+
+    @property
+    def information_share(self) -> float:
+        """Information in parts of the entropy of the shares: what there is to tell."""
+        shares = np.array(self.shares)
+        return self.information_nats / float(-shares @ np.log(shares))
 
     @property
     def known_labels(self) -> tuple[int | None, ...]:
@@ -178,6 +188,7 @@ class _Sweep:
         self.first_shares = tuple(self._within_bounds(np.full(problem.n_labels, 1 / problem.n_labels)).tolist())
         self.n_warm_up = min(problem.n_labels, MOST_WARM_UP)
         self.finished: list[Restart] = []
+        self.agreement: float | None = None
         self.number = self.passes_done = self.tail_done = 0
 
     # --- the course ---------------------------------------------------------------------------------------
@@ -203,6 +214,7 @@ class _Sweep:
             heard = await self._passes(drawn)
             after = [self._advance(*each) for each in zip(group, heard, heats, strict=True)]
             self.finished += [restart for restart in after if self._has_ended(restart)]
+            self.agreement = _agreement([restart.labels[self.pool] for restart in self.finished])
             for old, new, heat in zip(group, after, heats, strict=True):
                 self.passes_done += 1 if not self._has_ended(new) else 1 + self.settings.passes - new.n_passes
                 yield self._step("restart", old, new, heat, last=new is after[-1])
@@ -213,7 +225,7 @@ class _Sweep:
         if not len(self.rest):
             return
         best = self._best()
-        order = self._rng(3).permutation(self.pool).tolist()
+        order = self._rng(3).permutation(self.pool[best.average.known[self.pool]]).tolist()
         shown = self.chains.shown(order, self.rest.tolist(), most=self.settings.tail_demonstrations)
         demonstrations = tuple((i, int(best.labels[i])) for i in shown)
         scores: dict[int, LabelScore] = {}
@@ -226,7 +238,7 @@ class _Sweep:
                 yield self._step("tail", best, best, 0.0, asked=len(batch))
         heard = read_scores([scores.get(i) for i in range(self.problem.n_examples)], self.problem.n_labels)
         whole = self._solved(replace(best, average=best.average.plus(heard)))
-        self.finished = [whole]
+        self.finished = [whole]  # what the restarts agree on was measured before
         yield self._step("tail", best, whole, 0.0, asked=len(batch), last=True)
 
     # --- the parts of a pass ------------------------------------------------------------------------------
@@ -332,11 +344,26 @@ class _Sweep:
             asked=len(self.pool) if asked is None else asked,
             done=self.passes_done + -(-self.tail_done // TAIL_BATCH),
             total=self.n_warm_up + self.settings.restarts * self.settings.passes + -(-len(self.rest) // TAIL_BATCH),
-            notes=(),
+            notes=self._notes(),
             problem=self.problem,
             alpha=self.settings.alpha,
             stop=self._reason() if ended and self.tail_done == len(self.rest) else None,
         )
+
+    def _notes(self) -> tuple[str, ...]:
+        """Signs that the labels mean little. Neither proves anything: restarts can agree on the wrong concept."""
+        notes = []
+        if self.finished and (told := self._best().information_share) < LITTLE_INFORMATION:
+            notes.append(
+                f"the texts tell next to nothing about these labels ({max(told, 0.0):.0%} of what there is to tell): "
+                "the model may not hold the concept; look at some, try other label words or a larger model"
+            )
+        if self.agreement is not None and self.agreement < POOR_AGREEMENT:
+            notes.append(
+                f"restarts agree on only {self.agreement:.0%} of the labels: more than one labelling is about as "
+                "coherent as this one"
+            )
+        return tuple(notes)
 
     def _reason(self) -> str:
         return "settled" if self._best().settled else "passes"
@@ -350,6 +377,12 @@ def _calibrated(average: Average, shares: Floats) -> Floats:
     logprobs, known = average.logprobs, average.known
     logprobs[known] = calibrated(logprobs[known], shares, average.trust[known])
     return logprobs
+
+
+def _agreement(labellings: Sequence[Ints]) -> float | None:
+    """Mean share of equal labels over pairs; None for less than two."""
+    pairs = list(combinations(labellings, 2))
+    return sum(float((a == b).mean()) for a, b in pairs) / len(pairs) if pairs else None
 
 
 def _draw_pool(problem: Problem, size: int | None, rng: np.random.Generator) -> Ints:

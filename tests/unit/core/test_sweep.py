@@ -295,3 +295,45 @@ async def test_each_step_says_where_it_stands_and_has_a_record():
     record = step.record([str(i) for i in range(12)])
     assert (record["restart"], record["stage"]) == (1, "restart")
     assert record["shares"] == list(step.restart.shares)
+
+
+class Guessing(Learner):
+    """Answers that have nothing to do with the texts."""
+
+    def __init__(self, truth: Sequence[int], *, spread: float = 0.3) -> None:
+        super().__init__(truth)
+        self.spread, self.draws = spread, np.random.default_rng(0)
+
+    async def score_chains(self, chains: Sequence[Chain]) -> list[list[LabelScore]]:
+        return [[self._guess() for _ in chain.scored] for chain in chains]
+
+    def _guess(self) -> LabelScore:
+        odds = self.spread * float(self.draws.standard_normal())
+        total = math.log(1 + math.exp(odds))
+        return LabelScore((-total, odds - total), 0.9, (False, False))
+
+
+async def test_labels_that_the_texts_tell_nothing_about_and_restarts_disagree_on_are_said_to_be_so():
+    guessed = (await run(Problem.build(2, [None] * 48), Guessing(truth_of(24, 24)), SweepSettings()))[-1]
+    assert guessed.best.information_share < 0.15
+    assert "agree on only" in guessed.notes[-1]
+    silent = (await run(Problem.build(2, [None] * 48), Guessing(truth_of(24, 24), spread=0.0), SweepSettings()))[-1]
+    assert "next to nothing" in silent.notes[0]
+    learned = (await run(Problem.build(2, [None] * 48), learner(truth_of(24, 24)), SweepSettings()))[-1]
+    assert learned.notes == ()
+
+
+class Mute(Learner):
+    """Says nothing about the labels until it has seen eight of them."""
+
+    async def score_chains(self, chains: Sequence[Chain]) -> Sequence[Sequence[LabelScore | None]]:  # type: ignore[override]
+        heard = await super().score_chains(chains)
+        return [[score if k >= 8 else None for k, score in enumerate(scores)] for scores in heard]
+
+
+async def test_places_without_a_score_do_not_stop_it_and_no_label_comes_from_one():
+    truth = truth_of(24, 24)
+    for step in await run(Problem.build(2, [None] * 48), Mute(truth, meaning=2.0), SweepSettings()):
+        known = step.restart.average.known
+        assert [label is not None for label in step.labels] == known.tolist()
+    assert accuracy(step.found.labels, truth) >= 0.9
