@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.resources import as_file, files
@@ -29,7 +30,7 @@ def demo_settings(chosen: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             "task": "classify",
             "labels": LABELS,
             "gold_column": "sentiment",
-            **({"restarts": 1} if chosen.get("method", "sweep") == "sweep" else {}),
+            **({"restarts": 1} if chosen.get("method", os.environ.get("ICM_API_METHOD", "sweep")) == "sweep" else {}),
             **chosen,
         }
 

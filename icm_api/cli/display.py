@@ -171,12 +171,15 @@ def show_plan(found: Plan, as_json: bool) -> None:
         click.echo(json.dumps(found.as_json()))
         return
     table = Table("", "method", box=None, header_style="bold", padding=(0, 2, 0, 0))
-    for header in ("requests", "prompt tokens", "of them cached", "output tokens", "cost"):
-        table.add_column(header, justify="right", no_wrap=True)
-    table.add_column("note")
+    table.columns[1].no_wrap = True
+    for header in ("requests", "prompt tokens", "of them cached", "cost"):
+        table.add_column(header, justify="right")
     for row in found.estimates:
         table.add_row(*_plan_cells(row))
     print_table(table)
+    for row in found.estimates:
+        if row.note:
+            click.echo(f"{row.method}: {row.note}")
     source = "unknown" if found.price is None else found.price.source
     for line in (f"tokens: {found.token_source}", f"price: {source}", *found.notes):
         click.echo(line)
@@ -190,9 +193,7 @@ def _plan_cells(row: Estimate) -> tuple[str, ...]:
         f"{_PLANNED[row.kind]}{row.requests:,}",
         f"{row.prompt_tokens:,}",
         "unknown" if row.cached_tokens is None else f"{row.cached_tokens:,}",
-        f"{row.output_tokens:,}",
         dollars(row.cost_usd),
-        row.note,
     )
 
 

@@ -22,7 +22,7 @@ class ChainPolicy:
     """How long a chain may be.
 
     max_tokens: room for a chain; None: unknown, no limit.
-    max_examples: the paper's pool.
+    max_examples: of a chain, its overlap included.
     leave_out_siblings: an example's siblings (same group, or tied to it by a relation) would nearly give its label
         away, so they go to different chains.
     """

@@ -17,6 +17,8 @@ from icm_api.core.calibrate import Floats, calibrated, log_softmax
 
 MOST_STEPS = 200
 TOLERANCE = 1e-6
+MANY_STARTS_UP_TO = 4
+"""Labels; with more, a fit from each start would take longer than a pass, and even shares are the only start."""
 PSEUDO_EXAMPLES = 2.0
 """Added to each label's count, so that no cluster shrinks to a single example."""
 LEAST_VARIANCE = 1e-2
@@ -34,17 +36,20 @@ class Mixture:
     """Mean over the examples, up to a constant."""
 
 
-def fit_mixture(logprobs: Floats, weights: Floats) -> Mixture:
+def fit_mixture(logprobs: Floats, weights: Floats, *, even_unless_clear: bool = True) -> Mixture:
     """Fit to label log-probabilities (n, labels) with weights (n,) of 0..1; of several starts the likeliest.
 
-    Even shares stand unless free ones are likelier by more than their cost (the Bayesian information criterion,
-    Schwarz 1978): a few dozen examples leave the shares uncertain by some hundredths. One cloud with long tails can
-    still pass for a large and a small cluster.
+    With `even_unless_clear`, even shares stand unless free ones are likelier by more than their cost (the Bayesian
+    information criterion, Schwarz 1978): a few dozen examples leave the shares uncertain by some hundredths. One cloud
+    with long tails can still pass for a large and a small cluster.
     """
     k, n = logprobs.shape[1], float(weights.sum())
     cloud = _Cloud.of(logprobs, weights)
-    starts = [np.exp(calibrated(logprobs, shares, weights)) for shares in candidate_shares(k)]
+    candidates = candidate_shares(k)[: None if k <= MANY_STARTS_UP_TO else 1]
+    starts = [np.exp(calibrated(logprobs, shares, weights)) for shares in candidates]
     free = _likeliest([_expectation_maximisation(cloud, start, even=False) for start in starts])
+    if not even_unless_clear:
+        return free
     even = _likeliest([_expectation_maximisation(cloud, start, even=True) for start in starts])
     cost = 0.5 * (k - 1) * np.log(n) / n
     return free if free.loglik_nats - cost > even.loglik_nats else even

@@ -8,9 +8,10 @@ tokens once, and one request where the host echoes prompt log-probs.
 
 Predictability alone is greatest for one label for all. Two things keep that away:
 
-- *Calibration*. Before labels are taken from scores, offsets make the mean probability of each label its share. The
-  shares are given, follow from the relations, or are read off the scores (`icm_api.core.mixture`) as the passes go.
-- *Information* ranks the restarts: mean over the examples of log p(label | text, context) - log of the mean prediction.
+- *Calibration*. Before labels are taken from scores, offsets give each label its share of them. The shares are given,
+  follow from the relations, or are read off the scores (`icm_api.core.mixture`) as the passes go.
+- *Information* ranks the restarts, in parts of the most there is to tell (`Restart.rank`): mean over the examples of
+  log p(label | text, context) - log of the mean prediction.
   The first term is U / alpha of the paper without its violations, the second adds the spread of the predictions, so the
   information of a one-label solution is never above 0, whatever its utility.
 
@@ -30,7 +31,7 @@ from typing import Literal
 
 import numpy as np
 
-from icm_api.core.calibrate import Floats, Ints, calibrated, information
+from icm_api.core.calibrate import Floats, Ints, information, log_softmax, offsets
 from icm_api.core.chains import ChainBuilder
 from icm_api.core.context import Query, Scorer
 from icm_api.core.mixture import fit_mixture
@@ -38,13 +39,17 @@ from icm_api.core.passes import Average, Pass, read_pass, read_scores
 from icm_api.core.problem import Problem
 from icm_api.core.shares import share_bounds, within_bounds
 from icm_api.core.step import Labelling
-from icm_api.types import Json, LabelScore
+from icm_api.types import Json
 
 MOST_WARM_UP = 4
 LEAST_TO_ESTIMATE = 8
 """Examples a label below which shares are not read off the scores."""
 SAME_SHARES = 1e-6
+COLDEST = 0.1
+"""Lowest temperature to calibrate at: nearly counts, yet smooth."""
 TAIL_BATCH = 64
+MOST_TAIL_STEPS = 200
+LITTLE_TO_TELL_NATS = 0.1
 LITTLE_INFORMATION = 0.1
 """Of the entropy of the labels: noise alone gave up to 0.11 with 48 examples (tests/unit/core/test_sweep.py)."""
 POOR_AGREEMENT = 0.75
@@ -83,6 +88,8 @@ class Restart:
     shares: tuple[float, ...]
     """Of the labels, as given, implied or read off the scores so far."""
     average: Average
+    calibrated: Floats
+    """(n, labels) the averaged scores under the shares, nats."""
     labels: Ints
     """(n,) the best labels for the scores so far, relations obeyed; -1 outside the pool, anything without a score."""
     n_passes: int = 0
@@ -94,10 +101,16 @@ class Restart:
     """A pass at temperature 0 changed none of its labels."""
 
     @property
-    def information_share(self) -> float:
-        """Information in parts of the entropy of the shares: what there is to tell."""
+    def entropy_nats(self) -> float:
+        """Of the shares: the most that texts can tell about labels."""
         shares = np.array(self.shares)
-        return self.information_nats / float(-shares @ np.log(shares))
+        return float(-shares @ np.log(shares))
+
+    @property
+    def rank(self) -> float:
+        """Information in parts of what there is to tell. Alone, information prefers even shares; and with hardly
+        anything to tell, a single odd example would tell all of it."""
+        return self.information_nats / (self.entropy_nats + LITTLE_TO_TELL_NATS)
 
     @property
     def known_labels(self) -> tuple[int | None, ...]:
@@ -144,7 +157,7 @@ class SweepStep:
         """Scores are the calibrated averages; the utility is measured on the raw ones, as the paper's is."""
         average, labels = self.best.average, self.best.known_labels
         raw = Labelling.of(self.problem, labels, average.as_scores(), alpha=self.alpha)
-        shown = average.as_scores(_calibrated(average, np.array(self.best.shares)))
+        shown = average.as_scores(self.best.calibrated)
         return replace(raw, scores=tuple(shown), information_nats=self.best.information_nats)
 
     @property
@@ -226,20 +239,17 @@ class _Sweep:
             return
         best = self._best()
         order = self._rng(3).permutation(self.pool[best.average.known[self.pool]]).tolist()
-        shown = self.chains.shown(order, self.rest.tolist(), most=self.settings.tail_demonstrations)
-        demonstrations = tuple((i, int(best.labels[i])) for i in shown)
-        scores: dict[int, LabelScore] = {}
-        for first in range(0, len(self.rest), TAIL_BATCH):
-            batch = self.rest[first : first + TAIL_BATCH].tolist()
-            asked = await self.scorer.score([Query(i, demonstrations) for i in batch])
-            scores.update(zip(batch, asked, strict=True))
+        size = max(TAIL_BATCH, -(-len(self.rest) // MOST_TAIL_STEPS))
+        for first in range(0, len(self.rest), size):
+            batch = self.rest[first : first + size].tolist()
+            shown = self.chains.shown(order, batch, most=self.settings.tail_demonstrations)
+            demonstrations = tuple((i, int(best.labels[i])) for i in shown)
+            scores = dict(zip(batch, await self.scorer.score([Query(i, demonstrations) for i in batch]), strict=True))
+            heard = read_scores([scores.get(i) for i in range(self.problem.n_examples)], self.problem.n_labels)
             self.tail_done += len(batch)
-            if self.tail_done < len(self.rest):
-                yield self._step("tail", best, best, 0.0, asked=len(batch))
-        heard = read_scores([scores.get(i) for i in range(self.problem.n_examples)], self.problem.n_labels)
-        whole = self._solved(replace(best, average=best.average.plus(heard)))
-        self.finished = [whole]  # what the restarts agree on was measured before
-        yield self._step("tail", best, whole, 0.0, asked=len(batch), last=True)
+            before, best = best, self._solved(replace(best, average=best.average.plus(heard)))
+            self.finished = [best]
+            yield self._step("tail", before, best, 0.0, asked=len(batch), last=True)
 
     # --- the parts of a pass ------------------------------------------------------------------------------
 
@@ -254,7 +264,9 @@ class _Sweep:
 
     def _start(self) -> Restart:
         n, k = self.problem.n_examples, self.problem.n_labels
-        return Restart(0, self.settings.shares or self.first_shares, Average.empty(n, k), np.full(n, -1))
+        return Restart(
+            0, self.settings.shares or self.first_shares, Average.empty(n, k), np.zeros((n, k)), np.full(n, -1)
+        )
 
     def _temperature(self, restart: Restart) -> float:
         """Falls evenly to 0 at the last pass; at once to 0 when the last pass changed no label."""
@@ -272,7 +284,7 @@ class _Sweep:
         warmth = max(heat / self.settings.t_start, self.settings.evenness)
         shares = warmth * np.array(self.first_shares) + (1 - warmth) * np.array(restart.shares)
         noise = heat * rng.gumbel(size=(self.problem.n_examples, self.problem.n_labels))
-        return order, self._solve(_calibrated(restart.average, shares) + noise)[0]
+        return order, self._solve(_calibrated(restart.average, shares, heat) + noise)[0]
 
     async def _passes(self, drawn: Sequence[tuple[list[int], Ints]]) -> list[Pass]:
         cut = [self.chains.cut(order, labels.tolist()) for order, labels in drawn]
@@ -287,30 +299,44 @@ class _Sweep:
         if not self.known and new.n_passes > 1:
             new = replace(new, shares=self._estimated(new))
         new = self._solved(new)
-        same = bool(np.array_equal(new.labels, restart.labels)) and new.n_passes > 1
+        several = len(np.unique(new.labels[self.pool])) > 1
+        same = several and bool(np.array_equal(new.labels, restart.labels)) and new.n_passes > 1
         return replace(new, rests=same, settled=same and heat == 0)
 
     def _solved(self, restart: Restart) -> Restart:
-        """With the best labels for its scores, and how much these tell."""
-        labels, gap = self._solve(_calibrated(restart.average, np.array(restart.shares)))
-        average, known = restart.average, restart.average.known
+        """With the best labels for its scores, and how much these tell.
+
+        Pool and rest are calibrated apart: the answers of the rest carry the pull of one fixed context.
+        """
+        average, shares = restart.average, np.array(restart.shares)
+        logprobs = _calibrated(average, shares, 0.0, self.pool)
+        if self.tail_done:
+            asked = self.rest[: self.tail_done]
+            logprobs[asked] = _calibrated(average, shares, 0.0, asked)[asked]
+        labels, gap = self._solve(logprobs)
+        known = average.known
         told = information(average.logprobs[known], labels[known], average.trust[known])
-        return replace(restart, labels=labels, information_nats=told, gap_nats=gap)
+        return replace(restart, calibrated=logprobs, labels=labels, information_nats=told, gap_nats=gap)
 
     def _solve(self, logprobs: Floats) -> tuple[Ints, float]:
-        """The likeliest labels that break no hard relation, -1 for examples without scores; and the solver's gap."""
-        wanted = np.arange(self.problem.n_examples) if self.tail_done == len(self.rest) else self.pool
+        """The likeliest labels that break no hard relation, -1 for examples not asked about; and the solver's gap."""
+        wanted = np.concatenate([self.pool, self.rest[: self.tail_done]])
         solution = self.problem.consistency.solve(logprobs, examples=wanted)
         labels = np.full(self.problem.n_examples, -1)
-        labels[list(solution.labels)] = list(solution.labels.values())
+        labels[wanted] = [solution.labels[i] for i in wanted.tolist()]
         return labels, solution.gap_nats
 
     def _estimated(self, restart: Restart) -> tuple[float, ...]:
-        """Shares read off the scores, within what the relations allow."""
+        """Shares read off the scores, within what the relations allow.
+
+        Every second restart takes them as they are: doubting them costs little where shares are even and much where a
+        label is rare, and the ranking tells which did better.
+        """
         average, known = restart.average, restart.average.known
         if known.sum() < LEAST_TO_ESTIMATE * self.problem.n_labels:
             return restart.shares
-        fit = fit_mixture(average.logprobs[known], average.trust[known])
+        doubting = restart.number % 2 == 1
+        fit = fit_mixture(average.logprobs[known], average.trust[known], even_unless_clear=doubting)
         return tuple(self._within_bounds(fit.shares).tolist())
 
     def _within_bounds(self, shares: Floats) -> Floats:
@@ -325,7 +351,7 @@ class _Sweep:
         return restart.settled or restart.n_passes >= self.settings.passes
 
     def _best(self) -> Restart:
-        return max(self.finished, key=lambda restart: (restart.information_nats, -restart.number))
+        return max(self.finished, key=lambda restart: (restart.rank, -restart.number))
 
     def _step(
         self, stage: Stage, old: Restart, new: Restart, heat: float, *, asked: int | None = None, last: bool = False
@@ -342,8 +368,8 @@ class _Sweep:
             temperature=heat,
             changed=tuple(np.flatnonzero(old.labels != new.labels).tolist()),
             asked=len(self.pool) if asked is None else asked,
-            done=self.passes_done + -(-self.tail_done // TAIL_BATCH),
-            total=self.n_warm_up + self.settings.restarts * self.settings.passes + -(-len(self.rest) // TAIL_BATCH),
+            done=self.passes_done + -(-self.tail_done // len(self.pool)),
+            total=self.n_warm_up + self.settings.restarts * self.settings.passes + -(-len(self.rest) // len(self.pool)),
             notes=self._notes(),
             problem=self.problem,
             alpha=self.settings.alpha,
@@ -353,7 +379,12 @@ class _Sweep:
     def _notes(self) -> tuple[str, ...]:
         """Signs that the labels mean little. Neither proves anything: restarts can agree on the wrong concept."""
         notes = []
-        if self.finished and (told := self._best().information_share) < LITTLE_INFORMATION:
+        if not self.known and len(self.pool) < LEAST_TO_ESTIMATE * self.problem.n_labels:
+            notes.append(
+                f"{len(self.pool)} examples are too few to tell how often each of {self.problem.n_labels} labels "
+                "occurs: even shares were assumed; give --class-prior if they are not"
+            )
+        if self.finished and (told := self._best().rank) < LITTLE_INFORMATION:
             notes.append(
                 f"the texts tell next to nothing about these labels ({max(told, 0.0):.0%} of what there is to tell): "
                 "the model may not hold the concept; look at some, try other label words or a larger model"
@@ -372,11 +403,20 @@ class _Sweep:
         return np.random.default_rng([self.seed, *purpose])
 
 
-def _calibrated(average: Average, shares: Floats) -> Floats:
-    """Log-probabilities (n, labels) under the shares; even over the labels where nothing is known."""
-    logprobs, known = average.logprobs, average.known
-    logprobs[known] = calibrated(logprobs[known], shares, average.trust[known])
-    return logprobs
+def _calibrated(average: Average, shares: Floats, heat: float, among: Ints | None = None) -> Floats:
+    """Log-probabilities (n, labels) under the shares, where a score is known (of the examples `among`).
+
+    The offsets are those at which labels drawn at this temperature have the shares: counts of labels, and not only
+    their mean probabilities. With weak scores the mean could be right and a rare label still be nobody's likeliest.
+    """
+    chosen = average.known
+    if among is not None:
+        chosen = chosen & np.isin(np.arange(len(chosen)), among)
+    result, temperature = average.logprobs, max(heat, COLDEST)
+    if chosen.any():
+        pull = temperature * offsets(result[chosen] / temperature, shares, average.trust[chosen])
+        result[chosen] = log_softmax(result[chosen] + pull)
+    return result
 
 
 def _agreement(labellings: Sequence[Ints]) -> float | None:

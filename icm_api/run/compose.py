@@ -150,7 +150,7 @@ def build_search(job: Job, provider: Provider, sizes: PromptSizes, say: Say | No
         concurrency=config.concurrency,
     )
     shown = ContextPolicy(config.order, leave_out_siblings=leave_out, max_demonstrations=most, max_tokens=room)
-    chained = ChainPolicy(max_tokens=room, max_examples=most, leave_out_siblings=leave_out)
+    chained = ChainPolicy(max_tokens=room, max_examples=most + 1, leave_out_siblings=leave_out)  # the last shows none
     return Tools(
         scorer,
         ContextBuilder(siblings, sizes.bounds, shown, seed=config.seed),

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from icm_api.config import GOLD_METHOD, RunConfig
 from icm_api.core.consistency import ContradictionError
 from icm_api.core.problem import Problem
+from icm_api.core.shares import share_bounds
 from icm_api.data.dataset import Columns, Dataset, load_dataset
 from icm_api.data.readers import Rows, Source
 from icm_api.data.relations_file import load_relations
@@ -68,6 +69,7 @@ def prepare(config: RunConfig, rows: Rows | None = None, rules: Rows | None = No
     examples = task.prepare(dataset.examples)
     relations, notices = _relations(task, dataset, examples, config.relations if rules is None else rules)
     problem = _problem(examples, relations, len(task.labels))
+    _check_shares(shares, problem, task.label_names)
     return Job(config, task, dataset, examples, tuple(map(task.text, examples)), problem, shares, notices)
 
 
@@ -88,6 +90,20 @@ def label_shares(given: Mapping[str, float], names: Sequence[str]) -> tuple[floa
         raise ConfigError(f"--class-prior: the shares sum to {total:g}, not to 1")
     whole = 1.0 if left_out else total
     return tuple(given.get(name, 1 - total) / whole for name in names)
+
+
+def _check_shares(shares: tuple[float, ...] | None, problem: Problem, names: Sequence[str]) -> None:
+    """Raise ConfigError for shares that no labelling that obeys the rules can have."""
+    if shares is None:
+        return
+    n = problem.n_examples
+    for name, share, low, high in zip(
+        names, shares, *share_bounds(n, problem.n_labels, problem.relations), strict=True
+    ):
+        if not low - 1 / n <= share <= high + 1 / n:
+            raise ConfigError(
+                f"--class-prior: the rules allow {name!r} a share of {low:.2f} to {high:.2f}, not {share:g}"
+            )
 
 
 def _check_gold(config: RunConfig, dataset: Dataset) -> None:

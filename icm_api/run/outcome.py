@@ -251,6 +251,6 @@ def _collapse_warning(labelling: Labelling, names: Sequence[str]) -> list[str]:
     top = max(range(len(names)), key=lambda k: shares[k])
     return [
         f"collapsed: {shares[top]:.0%} of the examples are {names[top]!r}. One label for all predicts itself almost "
-        "perfectly, so a high utility is no evidence for it; only rules that need both labels (exactly_one, "
-        "asymmetric) exclude it, or a method that is told the labels' shares (--class-prior)"
+        "perfectly, so a high utility is no evidence for it. If the examples are not that one-sided, the labels are "
+        "worthless: try method sweep, other label words, or rules that need both labels (exactly_one, asymmetric)"
     ]

@@ -230,8 +230,8 @@ async def _played(outlook: Outlook, kind: Kind, note: str = "") -> _Spend:
     obeyed and no share estimated, which would take most of the time."""
     problem = outlook.job.problem
     free = replace(problem, consistency=Consistency(problem.n_examples, problem.n_labels, ()))
-    shares = outlook.job.shares or (1 / problem.n_labels,) * problem.n_labels
-    job = replace(outlook.job, problem=free, shares=shares)
+    even = (1 / problem.n_labels,) * problem.n_labels  # under others the answers could settle, and passes be left out
+    job = replace(outlook.job, problem=free, shares=even)
     counter = _Counter(outlook.sizes, problem.n_labels, outlook.capabilities)
     tools = replace(outlook.tools, scorer=counter, context=copy(outlook.tools.context))
     async with aclosing(open_method(job, tools)) as steps:

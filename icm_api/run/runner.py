@@ -228,9 +228,9 @@ def _labelled(labels: Sequence[int | None]) -> int:
 
 
 def _shortfall(search: _Run, stop: str) -> IcmError | None:
-    """A method that ends by itself and leaves examples without a label came to a limit of its own."""
+    """Running out of steps is reaching a limit when it leaves examples without a label."""
     assert search.last is not None
-    if None in search.last.found.labels:
+    if stop == "max_steps" and None in search.last.found.labels:
         return BudgetError(stop, search.last.step, search.last.step)
     return None
 

@@ -25,6 +25,8 @@ from icm_api.types import Label, LabelScore, NextTokenReply, NextTokenRequest, P
 T = TypeVar("T")
 GOOD_CACHED_SHARE = 0.5
 """Of what the steps of walks have in common; it is about 1 where the host's cache holds."""
+ENOUGH_PLACES = 8
+"""In shorter chains all places may say nothing: nothing stands before them."""
 
 
 class PromptScorer:
@@ -149,13 +151,17 @@ class PromptScorer:
     ) -> LabelScore | None:
         """A place of a chain may say nothing; most of them may not."""
         try:
-            return await self._judge(question, reply)
-        except OutOfReachError:
-            reading.silent += 1
-            self._silent += 1
-            if 2 * reading.silent > reading.length:
-                raise
-            return None
+            score = await self._judge(question, reply)
+            if not _undecided(score):
+                return score
+            error = OutOfReachError("the labels are below what the host lists here, and only bounded")
+        except OutOfReachError as caught:
+            error = caught
+        reading.silent += 1
+        self._silent += 1
+        if reading.length >= ENOUGH_PLACES and 2 * reading.silent > reading.length:
+            raise error
+        return None
 
     async def _judge(self, question: NextTokenRequest, reply: NextTokenReply) -> LabelScore:
         readings = [await self._read(question, reply, label.text) for label in self._labels]
@@ -185,6 +191,13 @@ class PromptScorer:
 
     def _incapable(self, message: str) -> CapabilityError:
         return CapabilityError(message, provider=self._provider.name, model=self._provider.model)
+
+
+def _undecided(score: LabelScore) -> bool:
+    """Whether a label that is only bounded could be the likeliest: as where an echo tells the log-prob of the label
+    that stands there, far below its list, and only a bound on the others."""
+    best_known = max(p for p, bounded in zip(score.logprobs_nats, score.bounded, strict=True) if not bounded)
+    return any(bounded and p >= best_known for p, bounded in zip(score.logprobs_nats, score.bounded, strict=True))
 
 
 @dataclass(slots=True)

@@ -5,18 +5,24 @@ import json
 import pytest
 
 
-def test_the_demo_labels_pairs_of_reviews_and_prints_a_line_for_each(icm):
+def test_the_demo_labels_reviews_and_prints_a_line_for_each(icm):
     done = icm("demo", "--provider", "synthetic")
     assert done.code == 0
     assert "We laughed from start to finish" in done.out
-    assert "20 of 20 examples labelled" in done.err
+    assert "64 of 64 examples labelled" in done.err
     assert "accuracy" in done.err
 
 
 def test_the_demo_as_json_is_a_summary(icm):
     summary = icm("demo", "--provider", "synthetic", "--json").json
-    assert (summary["examples"], summary["violations"]) == (20, 0)
-    assert summary["label_shares"] == {"negative": 0.5, "positive": 0.5}
+    assert (summary["examples"], summary["labelled"], summary["violations"]) == (64, 64, 0)
+    assert summary["collapsed"] is False
+
+
+def test_the_demo_takes_another_method(icm, monkeypatch):
+    assert icm("demo", "--provider", "synthetic", "--method", "zero-shot").code == 0
+    monkeypatch.setenv("ICM_API_METHOD", "zero-shot")
+    assert icm("demo", "--provider", "synthetic").code == 0
 
 
 def test_the_probe_prints_its_checks_and_a_verdict(icm):

@@ -256,7 +256,7 @@ def test_a_custom_task_file_needs_no_python(icm, write):
 
 
 def test_a_display_of_none_says_nothing(icm, reviews):
-    assert icm("run", reviews, *CLASSIFY, "--display", "none").err == ""
+    assert icm("run", reviews, *CLASSIFY, *ANNEAL, "--display", "none").err == ""
 
 
 @pytest.mark.parametrize("command", [["--help"], ["run", "--help"], ["--version"]])

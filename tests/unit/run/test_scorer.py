@@ -341,9 +341,16 @@ async def test_a_place_that_says_nothing_of_the_labels_has_no_score():
 
 
 async def test_a_chain_that_says_nothing_of_the_labels_at_most_places_is_refused():
-    scorer = judge(Walked([{" other": 0.9}, {" other": 0.9}, {" negative": 0.7, " positive": 0.2}]))
+    scorer = judge(Walked([{" other": 0.9}] * 12))
     with pytest.raises(OutOfReachError, match="none of the labels"):
-        await scorer.score_chains([chain(3, 1, 2)])
+        await scorer.score_chains([chain(*range(10))])
+
+
+async def test_an_echoed_label_below_the_list_with_only_bounds_on_the_others_says_nothing():
+    """Its log-prob is exact and tiny, the bound on the other is not: taken for a value it would win every time."""
+    shown = Echoing({"": {" positive": 1e-6, " filler": 0.9}}, positions=2)
+    (scores,) = await judge(shown).score_chains([chain(3, 1)])
+    assert scores == [None, None]
 
 
 async def test_a_host_whose_prompt_cache_does_not_hold_is_told():
