@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -196,8 +197,9 @@ class PromptScorer:
 def _undecided(score: LabelScore) -> bool:
     """Whether a label that is only bounded could be the likeliest: as where an echo tells the log-prob of the label
     that stands there, far below its list, and only a bound on the others."""
-    best_known = max(p for p, bounded in zip(score.logprobs_nats, score.bounded, strict=True) if not bounded)
-    return any(bounded and p >= best_known for p, bounded in zip(score.logprobs_nats, score.bounded, strict=True))
+    labels = list(zip(score.logprobs_nats, score.bounded, strict=True))
+    best_known = max((nats for nats, bounded in labels if not bounded), default=-math.inf)
+    return any(bounded and nats >= best_known for nats, bounded in labels)
 
 
 @dataclass(slots=True)

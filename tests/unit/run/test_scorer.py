@@ -358,3 +358,11 @@ async def test_a_host_whose_prompt_cache_does_not_hold_is_told():
         scorer = judge(Host(echo=0, prefix_cache=cached))
         await scorer.score_chains([chain(*range(8))])
         assert any("prompt cache" in note for note in scorer.notes) is told
+
+
+async def test_a_place_with_only_bounds_on_all_labels_says_nothing():
+    """A label may be listed in another spelling, and its own only bounded."""
+    labels = (Label("negative", " negative", (" Negative",)), Label("positive", " positive", (" Positive",)))
+    heard = Walked([{" Negative": 0.002, " Positive": 0.0015, " other": 0.99}] * 3)
+    scorer = PromptScorer(heard, labels, MANY, min_mass=0.0)
+    assert await scorer.score_chains([chain(3, 1, 2)]) == [[None, None, None]]
