@@ -30,7 +30,7 @@ def demo_settings(chosen: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             "task": "classify",
             "labels": LABELS,
             "gold_column": "sentiment",
-            **({"restarts": 1} if chosen.get("method", os.environ.get("ICM_API_METHOD", "sweep")) == "sweep" else {}),
+            **({"restarts": 1, "passes": 4} if chosen.get("method", os.environ.get("ICM_API_METHOD", "sweep")) == "sweep" else {}),
             **chosen,
         }
 
