@@ -1,4 +1,4 @@
-"""`icm-api demo`: short reviews, labelled without their gold labels, in one restart, so within a minute."""
+"""`icm-api demo`: short reviews, labelled without their gold labels, in one short restart."""
 
 from __future__ import annotations
 
@@ -17,20 +17,22 @@ from icm_api.run.outcome import LabelRow
 from icm_api.run.runner import Result
 
 LABELS = "negative,positive"
+SHORT_SWEEP = {"restarts": 1, "passes": 4}
+"""Enough for a demonstration, which nobody should have to wait for."""
 
 
 @contextmanager
 def demo_settings(chosen: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """Settings of a run over the packaged sentences, with what the user chose; the file is there while the context is
     open."""
-    folder = files("icm_api.cli")
-    with as_file(folder / "demo.jsonl") as data:
+    method = chosen.get("method", os.environ.get("ICM_API_METHOD", "sweep"))
+    with as_file(files("icm_api.cli") / "demo.jsonl") as data:
         yield {
             "data": str(data),
             "task": "classify",
             "labels": LABELS,
             "gold_column": "sentiment",
-            **({"restarts": 1, "passes": 4} if chosen.get("method", os.environ.get("ICM_API_METHOD", "sweep")) == "sweep" else {}),
+            **(SHORT_SWEEP if method == "sweep" else {}),
             **chosen,
         }
 
