@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
+from icm_api.core.calibrate import Floats
 from icm_api.types import Relation
-
-Floats = NDArray[np.float64]
 
 BISECTIONS = 100
 

@@ -50,12 +50,12 @@ COLDEST = 0.1
 JUDGED_AT = 0.5
 """Temperature at which the labels that are kept are calibrated. Towards 0 their counts are the shares, which is right
 where scores are weak; at 1 only their mean probabilities are, which forgives a wrong estimate where scores are clear.
-Of 0.1, 0.5 and 1 this was best on the offline learner at 50, 25 and 10 %."""
+This is between."""
 TAIL_BATCH = 64
 MOST_TAIL_STEPS = 200
 LITTLE_TO_TELL_NATS = 0.1
 LITTLE_INFORMATION = 0.1
-"""Of the entropy of the labels: noise alone gave up to 0.11 with 48 examples (tests/unit/core/test_sweep.py)."""
+"""In the terms of `Restart.rank`. A judgement: what is below looks like noise to a few dozen examples."""
 POOR_AGREEMENT = 0.75
 """Chance is 0.5 for two even labels."""
 Stage = Literal["warm-up", "restart", "tail"]
@@ -206,6 +206,8 @@ class _Sweep:
         self.n_warm_up = min(problem.n_labels, MOST_WARM_UP)
         self.finished: list[Restart] = []
         self.agreement: float | None = None
+        self.alone = 0
+        """Examples of the last pass that stood in a chain by themselves."""
         self.number = self.passes_done = self.tail_done = 0
 
     # --- the course ---------------------------------------------------------------------------------------
@@ -284,7 +286,9 @@ class _Sweep:
         The hotter, the more even the shares (see `SweepSettings.evenness`).
         """
         rng = self._rng(2, restart.number, restart.n_passes)
-        order = rng.permutation(self.pool).tolist()
+        shuffled = rng.permutation(self.pool)
+        # Examples without a score come last: nobody who has one is then shown a label that rests on nothing.
+        order = shuffled[np.argsort(~restart.average.known[shuffled], kind="stable")].tolist()
         warmth = max(heat / self.settings.t_start, self.settings.evenness)
         shares = warmth * np.array(self.first_shares) + (1 - warmth) * np.array(restart.shares)
         noise = heat * rng.gumbel(size=(self.problem.n_examples, self.problem.n_labels))
@@ -292,6 +296,7 @@ class _Sweep:
 
     async def _passes(self, drawn: Sequence[tuple[list[int], Ints]]) -> list[Pass]:
         cut = [self.chains.cut(order, labels.tolist()) for order, labels in drawn]
+        self.alone = sum(len(chain.examples) == 1 for chain in cut[0])
         scores = iter(await self.scorer.score_chains([chain for chains in cut for chain in chains]))
         n, k = self.problem.n_examples, self.problem.n_labels
         return [read_pass(chains, list(islice(scores, len(chains))), n, k) for chains in cut]
@@ -383,6 +388,11 @@ class _Sweep:
     def _notes(self) -> tuple[str, ...]:
         """Signs that the labels mean little. Neither proves anything: restarts can agree on the wrong concept."""
         notes = []
+        if self.alone:
+            notes.append(
+                f"{self.alone} of {len(self.pool)} examples were asked without demonstrations: all others are siblings "
+                "or too long (see --keep-siblings and the group column)"
+            )
         if not self.known and len(self.pool) < LEAST_TO_ESTIMATE * self.problem.n_labels:
             notes.append(
                 f"{len(self.pool)} examples are too few to tell how often each of {self.problem.n_labels} labels "

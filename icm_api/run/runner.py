@@ -183,7 +183,8 @@ class _Run:
         assert self.last is not None
         finding = final_finding(self.job.problem, self.last.found, self.job.config)
         rows = label_rows(self.job, finding)
-        notes = [*self.job.notices, *_missing(finding.labelling, stop), *self.last.notes, *_notes(self)]
+        unfinished = _unfinished(finding.labelling, stop, ended=self.last.stop is not None)
+        notes = [*self.job.notices, *unfinished, *self.last.notes, *_notes(self)]
         counts = self.client.snapshot()
         about = self._about(stop) | {"cost_usd": plain_usd(spent_usd(self.price, counts))}
         summary = summarise(self.job, finding, counts, about=about, warnings=notes)
@@ -239,9 +240,15 @@ def _stop_reason(error: IcmError) -> str:
     return error.limit if isinstance(error, BudgetError) else type(error).__name__
 
 
-def _missing(found: Labelling, stop: str) -> list[str]:
+def _unfinished(found: Labelling, stop: str, *, ended: bool) -> list[str]:
+    """`ended`: the method came to its end; else a limit, the host or the user cut it short."""
     n, missing = len(found.labels), found.labels.count(None)
-    return [f"{missing} of {n} examples have no label: the run stopped early ({stop})"] if missing else []
+    if not ended or (missing and stop == "max_steps"):
+        without = f"{missing} of {n} examples have no label" if missing else "the labels are the best so far"
+        return [f"the run stopped early ({stop}): {without}"]
+    if missing:
+        return [f"{missing} of {n} examples have no label: no answer about them said anything of the labels"]
+    return []
 
 
 def _notes(search: _Run) -> list[str]:

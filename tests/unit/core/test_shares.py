@@ -9,8 +9,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from icm_api.core.calibrate import Floats
 from icm_api.core.relations import broken
-from icm_api.core.shares import Floats, share_bounds, within_bounds
+from icm_api.core.shares import share_bounds, within_bounds
 from icm_api.types import Relation, RelationKind
 
 

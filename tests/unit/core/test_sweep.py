@@ -391,3 +391,17 @@ async def test_answers_about_the_rest_are_kept_as_they_come():
 async def test_too_few_examples_to_estimate_shares_are_said_to_be_so():
     steps = await run(Problem.build(2, [None] * 10), learner(truth_of(8, 2)), SweepSettings())
     assert "too few to tell how often" in steps[-1].notes[0]
+
+
+async def test_an_example_without_a_score_shows_its_label_to_nobody_who_has_one():
+    scorer = Mute(truth_of(24, 24), meaning=2.0)
+    steps = await run(Problem.build(2, [None] * 48), scorer, SweepSettings(restarts=1))
+    for step, chain in zip(steps[1:], scorer.chains[2:], strict=False):
+        known = step.restart.average.known
+        places = [known[i] for i, _ in chain.examples]
+        assert places == sorted(places, reverse=True)
+
+
+async def test_examples_that_are_all_siblings_are_said_to_be_asked_alone():
+    steps = await run(Problem.build(2, ["one"] * 20), learner(truth_of(10, 10)), SweepSettings(restarts=1))
+    assert "20 of 20 examples were asked without demonstrations" in steps[-1].notes[0]
