@@ -68,7 +68,8 @@ class ProviderConfig(BaseModel):
     model: str | None = None
     base_url: str | None = None
     api_key_env: str | None = None
-    route: Literal["completions", "chat"] = "completions"
+    route: Literal["completions", "chat", "responses", "decisions", "votes"] | None = None
+    votes: int = Field(8, ge=1, le=1000)
     top_k: int | None = Field(None, ge=2)
     context_tokens: int | None = Field(None, ge=64)
     echo: bool = False

@@ -192,6 +192,30 @@ class SequenceRequest(Request[SequenceReply]):
 
 
 @dataclass(frozen=True, slots=True)
+class ChoiceReply:
+    """What the host chose among the labels."""
+
+    shares: tuple[float, ...]
+    """One per label in the order offered, summing to 1: a single 1 where the host gave one answer, its own
+    probabilities where it states them."""
+    usage: Usage
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChoiceRequest(Request[ChoiceReply]):
+    """Which of these labels? What can be asked of a host that tells no log-probabilities."""
+
+    prompt: Prompt
+    labels: tuple[str, ...]
+    """Texts of all labels, in the order in which they are offered."""
+    draw: int = 0
+    """Each number is another answer to the same question, asked and cached on its own."""
+    kind: ClassVar[str] = "choice"
+    paid: ClassVar[bool] = True
+
+
+@dataclass(frozen=True, slots=True)
 class TokenCountReply:
     """Number of tokens of each text."""
 
@@ -224,6 +248,9 @@ class Capabilities:
     """Longest prompt in tokens; None: unknown."""
     prompt_logprobs: bool = False
     """Answers `SequenceRequest`: all labels of a sequence in one request."""
+    choices: Literal["votes", "probabilities"] | None = None
+    """How it answers `ChoiceRequest`: with one label, or with the probability of each. Only for a provider without
+    log-probabilities: None where `NextTokenRequest` is answered."""
     prefix_slots: int | None = None
     """How many prompts' beginnings the host keeps evaluated at a time; None: no limit is known."""
 
@@ -241,4 +268,6 @@ class LabelScore:
     """Share of the model's probability that the labels held before renormalising, 0..1."""
     bounded: tuple[bool, ...]
     """True where the label was outside what the host listed, so that its value is an upper bound."""
-    kind: Literal["logprob", "sampled"] = "logprob"
+    kind: Literal["logprob", "sampled", "stated"] = "logprob"
+    """`sampled`: from counted answers, smoothed. `stated`: from probabilities that the host calls its own. Kinds are
+    never mixed in one run."""

@@ -49,7 +49,12 @@ PROVIDER_OPTIONS = (
     click.option("--model", help="The host's name of the model; for local: a pinned name or a .gguf file."),
     click.option("--base-url", help="Where the host answers, such as http://127.0.0.1:8080/v1."),
     click.option("--api-key-env", help="Environment variable that holds the API key."),
-    click.option("--route", type=click.Choice(["completions", "chat"]), help="Default: completions."),
+    click.option(
+        "--route",
+        type=click.Choice(["completions", "chat", "responses", "decisions", "votes"]),
+        help="How the host is asked (default: the provider's own). votes: counted answers, where no log-probs exist.",
+    ),
+    click.option("--votes", type=int, help="Answers a question gets on the votes route (default 8)."),
     click.option("--top-k", type=int, help="Candidates to ask for."),
     click.option("--context-tokens", type=int, help="Longest prompt, where the host does not say."),
     click.option("--echo", is_flag=True, default=None, help="The host returns the log-probs of prompts."),

@@ -13,6 +13,8 @@ from pydantic import ConfigDict, TypeAdapter
 
 from icm_api.errors import CapabilityError, ProviderError
 from icm_api.types import (
+    ChoiceReply,
+    ChoiceRequest,
     Json,
     NextTokenReply,
     NextTokenRequest,
@@ -31,6 +33,7 @@ SCHEMA: Literal[1] = 1
 REPLIES: Mapping[str, type] = {
     NextTokenRequest.kind: NextTokenReply,
     SequenceRequest.kind: SequenceReply,
+    ChoiceRequest.kind: ChoiceReply,
     TokenCountRequest.kind: TokenCountReply,
 }
 """Kind of request -> type of its reply."""

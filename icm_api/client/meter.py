@@ -15,12 +15,14 @@ from typing import Any, Protocol, TypeVar, cast
 from icm_api.client.wrapper import Wrapper
 from icm_api.errors import BudgetError, CapabilityError, ProviderError, RateLimitError
 from icm_api.providers.base import Provider
-from icm_api.types import NextTokenRequest, Request, SequenceRequest, Usage
+from icm_api.types import ChoiceRequest, NextTokenRequest, Request, SequenceRequest, Usage
 
 R = TypeVar("R")
 
 TOKENS_PER_REQUEST = 64
 """Allowance for what a host adds to a prompt: special tokens and a chat template's opening."""
+TOKENS_PER_CHOICE = 512
+"""Allowance for what asks for one of the labels: the instruction, and a tool or schema with the host's own words."""
 TOKENS_PER_PART = 16
 """Allowance for the turn markers that a chat route puts around each part of the prompt."""
 
@@ -61,10 +63,13 @@ def prompt_token_bound(request: Request[Any]) -> int:
         parts = (*request.prompt.chunks, request.continuation)
     elif isinstance(request, SequenceRequest):
         parts = request.prompt.chunks
+    elif isinstance(request, ChoiceRequest):  # labels: offered in the question, and again in what constrains the answer
+        parts = (*request.prompt.chunks, *request.labels, *request.labels)
     else:
         raise CapabilityError(f"no bound is known for the price of a request of kind {request.kind!r}")
     size_bytes = len("".join(parts).encode("utf-8", "surrogatepass"))
-    return size_bytes + TOKENS_PER_PART * len(parts) + TOKENS_PER_REQUEST
+    around = TOKENS_PER_CHOICE if isinstance(request, ChoiceRequest) else TOKENS_PER_REQUEST
+    return size_bytes + TOKENS_PER_PART * len(parts) + around
 
 
 def _sum(total: int | None, said: int | None) -> int | None:

@@ -55,7 +55,7 @@ class OpenAICompatible:
         base_url: str,
         model: str,
         api_key: str | None,
-        route: Route,
+        route: Route = "completions",
         top_k: int = 20,
         timeout_s: float = 120,
         name: str = "openai-compatible",

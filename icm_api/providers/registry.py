@@ -16,6 +16,10 @@ from icm_api.providers.base import Provider
 ENTRY_POINT_GROUP = "icm_api.providers"
 
 
+Route: TypeAlias = Literal["completions", "chat", "responses", "decisions", "votes"]
+"""How a host is asked. `votes`: counted answers, for hosts or models without log-probabilities."""
+
+
 @dataclass(frozen=True, slots=True)
 class ProviderSettings:
     """What a user can say about a provider. None: the adapter's own default."""
@@ -24,7 +28,7 @@ class ProviderSettings:
     base_url: str | None = None
     api_key_env: str | None = None
     """Name of the environment variable that holds the key; the key itself is never a setting."""
-    route: Literal["completions", "chat"] = "completions"
+    route: Route | None = None
     top_k: int | None = None
     timeout_s: float | None = None
     context_tokens: int | None = None
@@ -164,10 +168,9 @@ def _open_openai_compatible(settings: ProviderSettings, api_key: str | None) -> 
         base_url=settings.base_url or "",
         model=settings.model or "",
         api_key=api_key,
-        route=settings.route,
         echo=settings.echo,
         **_given(  # type: ignore[arg-type]
-            top_k=settings.top_k, timeout_s=settings.timeout_s, context_tokens=settings.context_tokens
+            route=settings.route, top_k=settings.top_k, timeout_s=settings.timeout_s, context_tokens=settings.context_tokens
         ),
     )
 

@@ -160,7 +160,7 @@ def build_search(job: Job, provider: Provider, sizes: PromptSizes, say: Say | No
 
 async def measure_sizes(job: Job, provider: Provider) -> PromptSizes:
     """Sizes of the job's parts, counted where the host counts tokens (it charges nothing for that), else guessed."""
-    return await _counted_sizes(job, provider) if provider.capabilities.counts_tokens else _guessed_sizes(job)
+    return await _counted_sizes(job, provider) if provider.capabilities.counts_tokens else _guessed_sizes(job, provider)
 
 
 def longest_prompt_tokens(job: Job, provider: Provider, sizes: PromptSizes) -> int:
@@ -171,8 +171,8 @@ def longest_prompt_tokens(job: Job, provider: Provider, sizes: PromptSizes) -> i
     return longest if context is None else min(longest, context)
 
 
-def _guessed_sizes(job: Job) -> PromptSizes:
-    bound_turn, turn = (TURN_TOKENS, TYPICAL_TURN_TOKENS) if job.config.route == "chat" else (1, 0)
+def _guessed_sizes(job: Job, provider: Provider) -> PromptSizes:
+    bound_turn, turn = (1, 0) if provider.capabilities.continues_label else (TURN_TOKENS, TYPICAL_TURN_TOKENS)
     labels = [label.text for label in job.task.labels]
     blocks = [f"{SEPARATOR}{text}{max(labels, key=len)}" for text in job.texts]
     return PromptSizes(
