@@ -170,7 +170,10 @@ def _open_openai_compatible(settings: ProviderSettings, api_key: str | None) -> 
         api_key=api_key,
         echo=settings.echo,
         **_given(  # type: ignore[arg-type]
-            route=settings.route, top_k=settings.top_k, timeout_s=settings.timeout_s, context_tokens=settings.context_tokens
+            route=settings.route,
+            top_k=settings.top_k,
+            timeout_s=settings.timeout_s,
+            context_tokens=settings.context_tokens,
         ),
     )
 
