@@ -1,10 +1,81 @@
-"""Signs, without gold, that a labelling is not worth its utility."""
+"""Does a labelling deserve trust? Judged without gold, each sign with its evidence.
+
+Coherent is not true: a model can agree with itself on the wrong concept. So nothing here proves labels right; the signs
+name the known ways in which they are wrong, and what to look at.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from icm_api.core.surface import surface_of
+from icm_api.types import LabelScore
 
 COLLAPSE_SHARE = 0.95
+LITTLE_TO_TELL_NATS = 0.1
+LITTLE_INFORMATION = 0.1
+"""Of what there is to tell. A judgement: what is below looks like noise to a few dozen examples."""
+POOR_AGREEMENT = 0.75
+"""Of restarts. Chance is 0.5 for two even labels."""
+SURFACE_ACCURACY = 0.95
+LITTLE_MASS = 0.05
+"""Median share of the model's probability that the labels hold."""
+AGAINST_OWN_MEANING = 0.4
+"""Share of labels that the label words' own meaning supports, below which the labels look turned round."""
+
+SignName = Literal["collapse", "no concept", "instability", "polarity", "surface", "thin mass"]
+Level = Literal["failed", "doubtful"]
+Verdict = Literal["healthy", "doubtful", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Sign:
+    """Something that speaks against a labelling."""
+
+    name: SignName
+    level: Level
+    evidence: str
+    """A sentence with the figures, and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What is known of a labelling without gold. None: not measured."""
+
+    labels: Sequence[int | None]
+    label_names: Sequence[str]
+    texts: Sequence[str]
+    scores: Sequence[LabelScore | None]
+    information_nats: float | None
+    agreement: float | None = None
+    """Mean share of equal labels over pairs of restarts."""
+    own_meaning: Sequence[int | None] | None = None
+    """Labels after random demonstrations: what the label words themselves mean to the model."""
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """The signs found; the worst of them is the verdict."""
+
+    signs: tuple[Sign, ...]
+
+    @property
+    def verdict(self) -> Verdict:
+        levels = {sign.level for sign in self.signs}
+        return "failed" if "failed" in levels else "doubtful" if levels else "healthy"
+
+
+def diagnose(evidence: Evidence) -> Diagnosis:
+    """All signs against a labelling; none of them looks at gold."""
+    if collapsed(evidence.labels, len(evidence.label_names)):
+        return Diagnosis((_collapse(evidence),))  # it explains all the others
+    signs = (_no_concept(evidence), _instability(evidence), _polarity(evidence), _surface(evidence), _mass(evidence))
+    return Diagnosis(tuple(sign for sign in signs if sign is not None))
 
 
 def label_shares(labels: Sequence[int | None], n_labels: int) -> tuple[float, ...]:
@@ -21,3 +92,89 @@ def collapsed(labels: Sequence[int | None], n_labels: int) -> bool:
     """
     labelled = sum(label is not None for label in labels)
     return labelled > n_labels and max(label_shares(labels, n_labels)) >= COLLAPSE_SHARE
+
+
+def information_share(information_nats: float, shares: Sequence[float]) -> float:
+    """Information in parts of what there is to tell. Alone it prefers even shares; and with hardly anything to tell, a
+    single odd example would tell all of it."""
+    entropy = -sum(share * math.log(share) for share in shares if share > 0)
+    return information_nats / (entropy + LITTLE_TO_TELL_NATS)
+
+
+def _collapse(evidence: Evidence) -> Sign:
+    shares = label_shares(evidence.labels, len(evidence.label_names))
+    top = max(range(len(shares)), key=lambda k: shares[k])
+    return Sign(
+        "collapse",
+        "failed",
+        f"collapsed: {shares[top]:.0%} of the examples are {evidence.label_names[top]!r}. One label for all predicts "
+        "itself almost perfectly, so a high utility is no evidence for it. If the examples are not that one-sided, the "
+        "labels are worthless: try method sweep, other label words, or rules that need both labels (exactly_one, "
+        "asymmetric)",
+    )
+
+
+def _no_concept(evidence: Evidence) -> Sign | None:
+    if evidence.information_nats is None:
+        return None
+    told = information_share(evidence.information_nats, label_shares(evidence.labels, len(evidence.label_names)))
+    if told >= LITTLE_INFORMATION:
+        return None
+    unsettled = evidence.agreement is not None and evidence.agreement < POOR_AGREEMENT
+    return Sign(
+        "no concept",
+        "failed" if unsettled or told <= 0 else "doubtful",
+        f"the texts tell next to nothing about these labels ({max(told, 0.0):.0%} of what there is to tell): the model "
+        "may not hold the concept; look at some, try other label words or a larger model",
+    )
+
+
+def _instability(evidence: Evidence) -> Sign | None:
+    if evidence.agreement is None or evidence.agreement >= POOR_AGREEMENT:
+        return None
+    return Sign(
+        "instability",
+        "doubtful",
+        f"restarts agree on only {evidence.agreement:.0%} of the labels: more than one labelling is about as coherent "
+        "as this one",
+    )
+
+
+def _polarity(evidence: Evidence) -> Sign | None:
+    """For two labels only: more have no single opposite."""
+    if evidence.own_meaning is None or len(evidence.label_names) != 2:
+        return None
+    pairs = [(a, b) for a, b in zip(evidence.labels, evidence.own_meaning, strict=True) if None not in (a, b)]
+    equal = sum(a == b for a, b in pairs)
+    if not pairs or equal / len(pairs) >= AGAINST_OWN_MEANING:
+        return None
+    return Sign(
+        "polarity",
+        "doubtful",
+        f"the label words by themselves support only {equal / len(pairs):.0%} of the labels: they may be turned round; "
+        "look at some, and exchange the two labels if so",
+    )
+
+
+def _surface(evidence: Evidence) -> Sign | None:
+    found = surface_of(evidence.texts, evidence.labels)
+    if found is None or found.accuracy < SURFACE_ACCURACY:
+        return None
+    return Sign(
+        "surface",
+        "doubtful",
+        f"{found.feature} alone tells {found.accuracy:.0%} of these labels: are they about that, or about what you "
+        "meant?",
+    )
+
+
+def _mass(evidence: Evidence) -> Sign | None:
+    masses = [score.mass for score in evidence.scores if score is not None and score.kind == "logprob"]
+    if not masses or (median := float(np.median(masses))) >= LITTLE_MASS:
+        return None
+    return Sign(
+        "thin mass",
+        "doubtful",
+        f"the labels hold only {median:.1%} of the model's probability (median): it would rather write something else; "
+        "use label words that continue the prompt naturally",
+    )

@@ -26,6 +26,10 @@ class Labelling:
     utility: Utility
     information_nats: float | None = None
     """What the texts tell about the labels (`icm_api.core.calibrate.information`); None: not measured."""
+    agreement: float | None = None
+    """Mean share of equal labels over pairs of restarts; None for a method without, or with a single one."""
+    own_meaning: tuple[int | None, ...] | None = None
+    """Labels after random demonstrations: what the label words themselves mean to the model; None: not asked."""
 
     @classmethod
     def of(

@@ -34,6 +34,7 @@ import numpy as np
 from icm_api.core.calibrate import Floats, Ints, information, log_softmax, offsets
 from icm_api.core.chains import ChainBuilder
 from icm_api.core.context import Query, Scorer
+from icm_api.core.diagnose import information_share
 from icm_api.core.mixture import fit_mixture
 from icm_api.core.passes import Average, Pass, read_pass, read_scores
 from icm_api.core.problem import Problem
@@ -53,11 +54,6 @@ where scores are weak; at 1 only their mean probabilities are, which forgives a 
 This is between."""
 TAIL_BATCH = 64
 MOST_TAIL_STEPS = 200
-LITTLE_TO_TELL_NATS = 0.1
-LITTLE_INFORMATION = 0.1
-"""In the terms of `Restart.rank`. A judgement: what is below looks like noise to a few dozen examples."""
-POOR_AGREEMENT = 0.75
-"""Chance is 0.5 for two even labels."""
 Stage = Literal["warm-up", "restart", "tail"]
 
 
@@ -105,16 +101,9 @@ class Restart:
     """A pass at temperature 0 changed none of its labels."""
 
     @property
-    def entropy_nats(self) -> float:
-        """Of the shares: the most that texts can tell about labels."""
-        shares = np.array(self.shares)
-        return float(-shares @ np.log(shares))
-
-    @property
     def rank(self) -> float:
-        """Information in parts of what there is to tell. Alone, information prefers even shares; and with hardly
-        anything to tell, a single odd example would tell all of it."""
-        return self.information_nats / (self.entropy_nats + LITTLE_TO_TELL_NATS)
+        """Information in parts of what there is to tell under its shares."""
+        return information_share(self.information_nats, self.shares)
 
     @property
     def known_labels(self) -> tuple[int | None, ...]:
@@ -142,6 +131,8 @@ class SweepStep:
     notes: tuple[str, ...]
     problem: Problem = field(repr=False)
     alpha: float = 50.0
+    agreement: float | None = None
+    own_meaning: tuple[int | None, ...] | None = field(default=None, repr=False)
     stop: str | None = None
     spared: int = 0
 
@@ -162,7 +153,13 @@ class SweepStep:
         average, labels = self.best.average, self.best.known_labels
         raw = Labelling.of(self.problem, labels, average.as_scores(), alpha=self.alpha)
         shown = average.as_scores(self.best.calibrated)
-        return replace(raw, scores=tuple(shown), information_nats=self.best.information_nats)
+        return replace(
+            raw,
+            scores=tuple(shown),
+            information_nats=self.best.information_nats,
+            agreement=self.agreement,
+            own_meaning=self.own_meaning,
+        )
 
     @property
     def labels(self) -> tuple[int | None, ...]:
@@ -206,6 +203,7 @@ class _Sweep:
         self.n_warm_up = min(problem.n_labels, MOST_WARM_UP)
         self.finished: list[Restart] = []
         self.agreement: float | None = None
+        self.own_meaning: tuple[int | None, ...] | None = None
         self.alone = 0
         """Examples of the last pass that stood in a chain by themselves."""
         self.number = self.passes_done = self.tail_done = 0
@@ -218,6 +216,7 @@ class _Sweep:
             (heard,) = await self._passes([(order, labels)])
             before, start = start, self._solved(replace(start, average=start.average.plus(heard)))
             yield self._step("warm-up", before, start, self.settings.t_start)
+        self.own_meaning = start.known_labels
         restarts = [replace(start, number=k + 1) for k in range(self.settings.restarts)]
         for first in range(0, len(restarts), self.settings.parallel):
             async for step in self._run(restarts[first : first + self.settings.parallel]):
@@ -382,11 +381,13 @@ class _Sweep:
             notes=self._notes(),
             problem=self.problem,
             alpha=self.settings.alpha,
+            agreement=self.agreement,
+            own_meaning=self.own_meaning,
             stop=self._reason() if ended and self.tail_done == len(self.rest) else None,
         )
 
     def _notes(self) -> tuple[str, ...]:
-        """Signs that the labels mean little. Neither proves anything: restarts can agree on the wrong concept."""
+        """What was asked in another way than one would expect."""
         notes = []
         if self.alone:
             notes.append(
@@ -397,16 +398,6 @@ class _Sweep:
             notes.append(
                 f"{len(self.pool)} examples are too few to tell how often each of {self.problem.n_labels} labels "
                 "occurs: even shares were assumed; give --class-prior if they are not"
-            )
-        if self.finished and (told := self._best().rank) < LITTLE_INFORMATION:
-            notes.append(
-                f"the texts tell next to nothing about these labels ({max(told, 0.0):.0%} of what there is to tell): "
-                "the model may not hold the concept; look at some, try other label words or a larger model"
-            )
-        if self.agreement is not None and self.agreement < POOR_AGREEMENT:
-            notes.append(
-                f"restarts agree on only {self.agreement:.0%} of the labels: more than one labelling is about as "
-                "coherent as this one"
             )
         return tuple(notes)
 

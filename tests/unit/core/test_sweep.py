@@ -11,6 +11,7 @@ import pytest
 
 from icm_api.core.chains import ChainBuilder, ChainPolicy
 from icm_api.core.context import Chain, Query
+from icm_api.core.diagnose import LITTLE_INFORMATION, POOR_AGREEMENT
 from icm_api.core.problem import Problem
 from icm_api.core.relations import broken
 from icm_api.core.sweep import SweepSettings, SweepStep, sweep
@@ -313,14 +314,21 @@ class Guessing(Learner):
         return LabelScore((-total, odds - total), 0.9, (False, False))
 
 
-async def test_labels_that_the_texts_tell_nothing_about_and_restarts_disagree_on_are_said_to_be_so():
+async def test_labels_that_the_texts_tell_nothing_about_are_told_by_information_and_agreement():
     guessed = (await run(Problem.build(2, [None] * 48), Guessing(truth_of(24, 24)), SweepSettings()))[-1]
     assert guessed.best.rank < 0.15
-    assert "agree on only" in guessed.notes[-1]
+    assert (guessed.found.agreement or 0.0) < POOR_AGREEMENT
     silent = (await run(Problem.build(2, [None] * 48), Guessing(truth_of(24, 24), spread=0.0), SweepSettings()))[-1]
-    assert "next to nothing" in silent.notes[0]
+    assert silent.best.rank < LITTLE_INFORMATION
     learned = (await run(Problem.build(2, [None] * 48), learner(truth_of(24, 24)), SweepSettings()))[-1]
-    assert learned.notes == ()
+    assert (learned.found.agreement or 0.0) > POOR_AGREEMENT
+    assert learned.best.rank > LITTLE_INFORMATION
+
+
+async def test_the_words_own_meaning_is_what_random_demonstrations_gave():
+    steps = await run(Problem.build(2, [None] * 48), learner(truth_of(24, 24)), SweepSettings(restarts=1))
+    warmed = [step for step in steps if step.stage == "warm-up"][-1]
+    assert steps[-1].found.own_meaning == warmed.labels
 
 
 class Mute(Learner):

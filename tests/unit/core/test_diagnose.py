@@ -1,0 +1,103 @@
+"""Signs, without gold, that a labelling is wrong."""
+
+import math
+
+import numpy as np
+import pytest
+
+from icm_api.core.diagnose import Evidence, collapsed, diagnose, information_share, label_shares
+from icm_api.types import LabelScore
+
+NAMES = ("no", "yes")
+
+
+def score(p=0.9, mass=0.8, kind="logprob"):
+    return LabelScore((math.log(1 - p), math.log(p)), mass, (False, False), kind)
+
+
+def evidence(**changes):
+    n = 60
+    labels = np.random.default_rng(0).permutation([0, 1] * (n // 2)).tolist()
+    words = np.random.default_rng(1)
+    sound = {
+        "labels": labels,
+        "label_names": NAMES,
+        "texts": [" ".join(words.choice(["red", "blue", "green", "grey", "pink"], size=5)) for _ in range(n)],
+        "scores": [score()] * n,
+        "information_nats": 0.4,
+        "agreement": 0.95,
+        "own_meaning": labels,
+    }
+    return Evidence(**(sound | changes))
+
+
+def names(diagnosis):
+    return [sign.name for sign in diagnosis.signs]
+
+
+def test_a_labelling_without_signs_is_healthy():
+    assert diagnose(evidence()).verdict == "healthy"
+
+
+def test_one_label_for_all_has_failed_and_nothing_else_is_said():
+    found = diagnose(evidence(labels=[1] * 60, information_nats=0.0, agreement=0.1))
+    assert (found.verdict, names(found)) == ("failed", ["collapse"])
+    assert "100% of the examples are 'yes'" in found.signs[0].evidence
+
+
+@pytest.mark.parametrize(
+    ("changes", "verdict"),
+    [
+        ({"information_nats": 0.03}, "doubtful"),
+        ({"information_nats": 0.03, "agreement": 0.5}, "failed"),
+        ({"information_nats": -0.01}, "failed"),
+        ({"information_nats": None, "agreement": None}, "healthy"),
+    ],
+)
+def test_texts_that_tell_nothing_about_the_labels_mean_no_concept(changes, verdict):
+    found = diagnose(evidence(**changes))
+    assert found.verdict == verdict
+    assert ("no concept" in names(found)) == (verdict != "healthy")
+
+
+def test_restarts_that_disagree_are_a_sign():
+    assert names(diagnose(evidence(agreement=0.6))) == ["instability"]
+
+
+def test_labels_against_the_words_own_meaning_look_turned_round():
+    sound = evidence()
+    turned = diagnose(evidence(own_meaning=[1 - label for label in sound.labels]))
+    assert names(turned) == ["polarity"]
+    assert "support only 0%" in turned.signs[0].evidence
+
+
+def test_a_surface_feature_that_tells_the_labels_is_named():
+    sound = evidence()
+    texts = [f"{text} not" if label else text for text, label in zip(sound.texts, sound.labels, strict=True)]
+    found = diagnose(evidence(texts=texts))
+    assert names(found) == ["surface"]
+    assert "'not'" in found.signs[0].evidence
+
+
+def test_labels_that_hold_little_probability_are_a_sign_where_probabilities_were_read():
+    assert names(diagnose(evidence(scores=[score(mass=0.01)] * 60))) == ["thin mass"]
+    assert names(diagnose(evidence(scores=[score(mass=0.01, kind="sampled")] * 60))) == []
+
+
+def test_examples_without_label_or_score_are_passed_over():
+    sound = evidence()
+    labels = [None if i < 10 else label for i, label in enumerate(sound.labels)]
+    assert diagnose(evidence(labels=labels, scores=[None] * 10 + [score()] * 50)).verdict == "healthy"
+
+
+def test_shares_and_collapse_count_labelled_examples_only():
+    assert label_shares([0, 0, 1, None], 2) == (2 / 3, 1 / 3)
+    assert label_shares([None], 2) == (0.0, 0.0)
+    assert collapsed([1] * 19 + [0], 2)
+    assert not collapsed([1] * 18 + [0] * 2, 2)
+    assert not collapsed([1, 1], 2)  # too few to tell
+
+
+def test_information_share_is_zero_for_one_label_whatever_its_shares():
+    assert information_share(0.0, (1.0, 0.0)) == 0.0
+    assert information_share(0.3, (0.5, 0.5)) == pytest.approx(0.3 / (math.log(2) + 0.1))
