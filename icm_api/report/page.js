@@ -95,7 +95,7 @@
       select();
     });
   }
-  byId("filters").addEventListener("input", select);
+  for (const event of ["input", "change"]) byId("filters").addEventListener(event, select);
   byId("filters").addEventListener("submit", (event) => event.preventDefault());
   windowed.addEventListener("scroll", draw);
   windowed.addEventListener("click", (event) => {

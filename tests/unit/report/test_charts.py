@@ -1,0 +1,55 @@
+"""Charts as SVG."""
+
+import xml.etree.ElementTree as ET
+
+import pytest
+
+from icm_api.report.charts import Line, bar_chart, line_chart, reliability_chart, standalone
+
+NAMED = "{http://www.w3.org/2000/svg}"
+
+
+def parsed(chart):
+    return ET.fromstring(standalone(chart))
+
+
+def test_a_line_goes_from_left_to_right_and_up_where_values_rise():
+    chart = parsed(line_chart("rise", [Line("", [(1, 0.1), (2, 0.5), (3, 0.9)])], x_label="pass"))
+    points = [tuple(map(float, point.split(","))) for point in chart.find(f"{NAMED}polyline").get("points").split()]
+    assert points == sorted(points)
+    assert [y for _, y in points] == sorted((y for _, y in points), reverse=True)  # up is a smaller y
+
+
+@pytest.mark.parametrize("points", [[(1, 0.5)], [(1, 0.5), (2, 0.5)], [(0, -1e-9), (1, 1e9)], [(0, 0.0), (1, 0.0)]])
+def test_any_finite_course_can_be_drawn(points):
+    assert parsed(line_chart("any", [Line("one", points)], x_label="step")) is not None
+
+
+def test_nothing_is_drawn_of_no_points():
+    assert line_chart("none", [Line("one", [])], x_label="step") == ""
+
+
+def test_several_lines_are_named():
+    chart = standalone(line_chart("two", [Line("restart 1", [(1, 1)]), Line("restart 2", [(1, 2)])], x_label="pass"))
+    assert "restart 1</text>" in chart
+    assert "restart 2</text>" in chart
+
+
+def test_names_are_escaped():
+    chart = standalone(line_chart("<b>", [Line("<script>", [(1, 1)]), Line("b", [(1, 1)])], x_label="&"))
+    assert "<script>" not in chart
+    assert "<b>" not in chart
+    ET.fromstring(chart)
+
+
+def test_bars_are_as_high_as_their_values():
+    bars = parsed(bar_chart("bars", [0, 2, 4], low=0, high=1, x_label="confidence")).findall(f"{NAMED}rect")
+    heights = [float(bar.get("height")) for bar in bars]
+    assert heights[0] == 0
+    assert heights[2] == pytest.approx(2 * heights[1], abs=0.2)
+
+
+def test_a_reliability_chart_has_a_dot_a_bin_and_the_ideal():
+    chart = parsed(reliability_chart("right", [(0.55, 0.5, 10), (0.95, 0.9, 40)]))
+    assert len(chart.findall(f"{NAMED}circle")) == 2
+    assert any(line.get("class") == "ideal" for line in chart.findall(f"{NAMED}line"))

@@ -1,0 +1,93 @@
+"""The report page."""
+
+import json
+import re
+
+import pytest
+
+from icm_api.report.course import course_of
+from icm_api.report.page import TEXT_BYTES, ReportRow, charts, embedded, reliability_bins, render, table_data
+from tests.unit.report.conftest import HOSTILE, journal, rows, summary
+
+
+def test_the_page_says_what_was_found(make_report):
+    page = render(make_report())
+    for words in ("Reviews", "healthy", "66.7 %", "20.0 % to 94.0 %", "1,234", "six answers said nothing", "unknown"):
+        assert words in page
+
+
+def test_nothing_is_loaded_from_elsewhere(make_report):
+    page = render(make_report(rows=[row for row in rows() if row.text != HOSTILE]))
+    assert not re.findall(r"(?:src|href)\s*=", page)
+    assert "default-src &#39;none&#39;" in page
+
+
+def test_hostile_text_stays_text(make_report):
+    page = render(make_report(title=HOSTILE, summary=summary(warnings=[HOSTILE], label_shares={HOSTILE: 1.0})))
+    assert "<img" not in page
+    assert page.count("<script") == 2  # the data and our own
+    assert page.count("</script>") == 2
+
+
+@pytest.mark.parametrize("text", ["</script>", "<!--<script>", "\u2028", "&amp;", "\x00\ud7ff", '"'])
+def test_embedded_data_read_back_as_they_were_and_close_nothing(text):
+    found = embedded({"text": text})
+    assert json.loads(str(found)) == {"text": text}
+    assert not set("<>&\u2028") & set(str(found))
+
+
+def test_ten_thousand_long_texts_stay_under_two_megabytes(make_report):
+    many = [ReportRow(f"r{i}", "Ünïcödé wörds " * 40, "positive", 0.5, "negative") for i in range(10_000)]
+    assert len(render(make_report(rows=many, journal=())).encode()) < 2_000_000
+
+
+def test_short_texts_are_not_cut():
+    assert table_data(rows())["text"] == [row.text for row in rows()]
+    assert TEXT_BYTES < 2_000_000
+
+
+def test_bins_count_only_examples_with_gold():
+    bins = reliability_bins([*rows(), ReportRow("r4", "no gold", "positive", 0.9)])
+    assert [(round(confidence, 2), right, count) for confidence, right, count in bins] == [
+        (0.52, 0.0, 1),
+        (0.71, 1.0, 1),
+        (0.98, 1.0, 1),
+    ]
+
+
+def test_each_restart_has_a_course_of_its_own_that_begins_at_the_warm_up():
+    course = course_of(journal(), {"r1": "positive", "r2": "negative", "r3": "negative"})
+    assert course.x_label == "pass"
+    assert {line.name: line.points for line in course.charts["accuracy"]} == {
+        "restart 1": [(1.0, 1.0), (2.0, 2 / 3)],
+        "restart 2": [(1.0, 0.5)],
+    }
+
+
+def test_without_gold_there_is_no_accuracy_to_draw(make_report):
+    nameless = [ReportRow(row.id, row.text, row.label, row.confidence) for row in rows()]
+    drawn = charts(make_report(rows=nameless))
+    assert "accuracy" not in drawn
+    assert "reliability" not in drawn
+    assert "information" in drawn
+
+
+def test_steps_of_a_search_without_passes_are_drawn_by_step():
+    lines = [{"step": k, "changed": ["r1"], "labels": ["yes"], "utility": -float(k)} for k in range(2_000)]
+    course = course_of(lines, {"r1": "yes"})
+    assert course.x_label == "step"
+    assert len(course.charts["utility"][0].points) <= 401
+    assert course.charts["utility"][0].points[-1] == (1999.0, -1999.0)
+
+
+def test_other_runs_stand_beside_it(make_report):
+    other = summary(run_id="20260102-000000-beef", method="zero-shot")
+    assert "20260102-000000-beef" in render(make_report(others=[other]))
+
+
+def test_a_report_without_gold_or_labels_can_be_drawn(make_report):
+    empty = [ReportRow("r1", "text", None, None)]
+    page = render(
+        make_report(rows=empty, journal=(), summary=summary(accuracy=None, accuracy_low=None, accuracy_high=None))
+    )
+    assert "gold labels" not in page
