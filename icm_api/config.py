@@ -5,14 +5,19 @@ Validation stops here: inner layers get plain values.
 
 from __future__ import annotations
 
+import json
+import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, ValidationError
 
 from icm_api.errors import ConfigError
+from icm_api.providers.registry import ENTRIES, check_name
+from icm_api.spelling import did_you_mean
 
 ENV_PREFIX = "ICM_API_"
 _OWN_VARIABLES = frozenset({"ICM_API_CACHE_DIR", "ICM_API_CONFIG", "ICM_API_DISPLAY"})
@@ -33,8 +38,37 @@ def _split_pairs(value: Any) -> Any:
     return {name.strip(): text.strip() for name, _, text in parts}
 
 
+def _read_json(value: Any) -> Any:
+    """`'{"a": 1}'`, as a flag or an environment variable gives it, to a mapping."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        raise ValueError('write it as a JSON object such as {"thinking": {"type": "disabled"}}') from None
+
+
+def _checked_body(body: dict[str, Any]) -> dict[str, Any]:
+    own = sorted(_OUR_MEMBERS & body.keys())
+    if own:
+        raise ValueError(f"{own[0]!r} is set by this program and cannot be given")
+    secret = sorted(name for name in body if _SECRET.fullmatch(name))
+    if secret:
+        raise ValueError(f"{secret[0]!r} may hold a key, and this is stored: give the key's variable by api_key_env")
+    return body
+
+
+_OUR_MEMBERS = frozenset(
+    {"model", "messages", "prompt", "input", "questions", "stream", "n", "echo", "logprobs", "top_logprobs"}
+)
+"""What every reply is read by."""
+_SECRET = re.compile(r"(x-)?(api[-_]?)?key|authorization|secret|password", re.IGNORECASE)
+
 Names = Annotated[tuple[str, ...], BeforeValidator(_split_commas)]
 Pairs = Annotated[dict[str, str], BeforeValidator(_split_pairs)]
+Body = Annotated[dict[str, JsonValue], BeforeValidator(_read_json), AfterValidator(_checked_body)]
+Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+"""Name of an environment variable."""
 Share = Annotated[float, Field(gt=0, lt=1)]
 Shares = Annotated[dict[str, Share], BeforeValidator(_split_pairs), Field(min_length=1)]
 
@@ -67,16 +101,18 @@ class ProviderConfig(BaseModel):
     provider: str = "local"
     model: str | None = None
     base_url: str | None = None
-    api_key_env: str | None = None
+    api_key_env: Variable | None = None
     route: Literal["completions", "chat", "responses", "decisions", "votes"] | None = None
     votes: int = Field(8, ge=1, le=1000)
     top_k: int | None = Field(None, ge=2)
     context_tokens: int | None = Field(None, ge=64)
-    echo: bool = False
+    echo: bool | None = None
+    extra_body: Body = Field(default_factory=dict)
     provider_options: Pairs = Field(default_factory=dict)
     timeout_s: float | None = Field(None, gt=0)
     max_requests: int | None = Field(None, ge=0)
     max_prompt_tokens: int | None = Field(None, ge=0)
+    max_usd: Decimal | None = Field(None, ge=0)
     price: str | None = None
     concurrency: int = Field(8, ge=1, le=1024)
     cache: bool = True
@@ -123,29 +159,46 @@ class RunConfig(ProviderConfig):
     out: Path | None = None
 
 
+Layers = Sequence[tuple[str, Mapping[str, Any]]]
+"""Where settings stand, and what they are; later ones win."""
+DIALECT = "openai-compatible"
+"""How a host of the user's own speaks, unless its table says otherwise."""
+HOST_KEYS = (
+    *("dialect", "base_url", "api_key_env", "model", "route", "votes", "top_k", "echo", "context_tokens"),
+    *("extra_body", "provider_options", "timeout_s", "concurrency", "price"),
+)
+"""What a table `[providers.NAME]` of the file may say: a dialect (the name of the provider that speaks to such a host)
+and settings of this module."""
+
 C = TypeVar("C", bound=ProviderConfig)
 
 
 def load_config(kind: type[C], flags: Mapping[str, Any], environ: Mapping[str, str], file: Path | None = None) -> C:
     """Merge the three sources and check. Raises ConfigError that names every wrong value and where it stands.
 
+    A provider that the file describes in a table `[providers.NAME]` is replaced by its dialect, with the table's other
+    settings over the rest of the file, so that what comes out stands without the file.
     A setting that only another kind of configuration knows (a task in the file, for a probe) is passed over.
     """
-    layers = {
-        f"file {file}": _read_toml(file) if file else {},
-        "environment variable": _from_environ(environ, str(flags.get("api_key_env"))),
-        "flag": {name: value for name, value in flags.items() if value is not None},
-    }
+    document = _read_toml(file) if file else {}
+    hosts = _own_hosts(document.pop("providers", {}), file)
+    layers: Layers = (
+        (f"file {file}", document),
+        ("environment variable", _from_environ(environ, str(flags.get("api_key_env")))),
+        ("flag", {name: value for name, value in flags.items() if value is not None}),
+    )
     foreign = set(RunConfig.model_fields) - set(kind.model_fields)
     merged: dict[str, Any] = {}
     origin: dict[str, str] = {}
-    for source, values in layers.items():
+    for source, values in _with_own_host(layers, hosts, file):
         merged |= {name: value for name, value in values.items() if name not in foreign}
         origin |= dict.fromkeys(values, source)
     try:
         config = kind(**merged)
     except ValidationError as error:
-        raise ConfigError("\n".join(_describe(problem, origin) for problem in error.errors())) from None
+        known = kind.model_fields
+        raise ConfigError("\n".join(_describe(problem, origin, known) for problem in error.errors())) from None
+    check_name(config.provider, hosts)
     if isinstance(config, RunConfig):
         _refuse_unused(config, origin)
     return config
@@ -183,23 +236,70 @@ def _from_environ(environ: Mapping[str, str], key_variable: str) -> dict[str, st
     return {name.removeprefix(ENV_PREFIX).lower(): environ[name] for name in own}
 
 
-def _describe(problem: Any, origin: Mapping[str, str]) -> str:
+def _own_hosts(tables: Any, file: Path | None) -> Mapping[str, Mapping[str, Any]]:
+    """The tables `[providers.NAME]` of a file, by name. Raises ConfigError that names each wrong key."""
+    if not isinstance(tables, dict) or not all(isinstance(table, dict) for table in tables.values()):
+        raise ConfigError(f"file {file}: write each host of your own as a table [providers.NAME]")
+    problems = [
+        f"file {file}, table providers.{name}, key {key}: no such setting{_hint(key, HOST_KEYS)}"
+        for name, table in tables.items()
+        for key in table
+        if key not in HOST_KEYS
+    ]
+    if problems:
+        raise ConfigError("\n".join(problems))
+    for name, table in tables.items():
+        _check_own_host(name, table, f"file {file}, table providers.{name}")
+    return tables
+
+
+def _check_own_host(name: str, table: Mapping[str, Any], where: str) -> None:
+    if name in {entry.name for entry in ENTRIES}:
+        raise ConfigError(f"{where}: {name!r} is a built-in provider; choose another name")
+    try:
+        check_name(str(table.get("dialect", DIALECT)))
+    except ConfigError as error:
+        raise ConfigError(f"{where}, key dialect: {error}") from None
+
+
+def _with_own_host(layers: Layers, hosts: Mapping[str, Mapping[str, Any]], file: Path | None) -> Layers:
+    """The layers with the table of the provider that they choose, if it is one of the file's own."""
+    chosen = next((str(values["provider"]) for _, values in reversed(layers) if "provider" in values), "")
+    if chosen not in hosts:
+        return layers
+    source = f"file {file}, table providers.{chosen}"
+    settings = {key: value for key, value in hosts[chosen].items() if key != "dialect"}
+    dialect = {"provider": hosts[chosen].get("dialect", DIALECT)}
+    return (layers[0], (source, settings), *layers[1:], (source, dialect))
+
+
+def _describe(problem: Any, origin: Mapping[str, str], known: Iterable[str]) -> str:
     name = str(problem["loc"][0]) if problem["loc"] else "?"
     if name not in origin:
         return f"{_flag(name)}: {problem['msg'].lower()}"
-    message = "no such setting" if problem["type"] == "extra_forbidden" else problem["msg"]
-    if "key" in name and message == "no such setting":
-        message += " (the name of a variable that holds an API key is given by --api-key-env)"
+    unknown = problem["type"] == "extra_forbidden"
+    message = f"no such setting{_hint(name, known, origin[name])}" if unknown else problem["msg"]
     return f"{_shown(name, origin)}: {message}"
+
+
+def _hint(name: str, known: Iterable[str], source: str = "file") -> str:
+    """What may have been meant by a setting that there is not."""
+    if "key" in name.lower() and not name.startswith("key_"):
+        return " (a key is never written down: --api-key-env or api_key_env names the variable that holds it)"
+    guess = did_you_mean(_written(name, source), [_written(each, source) for each in known])
+    return f".{guess}" if guess else ""
 
 
 def _shown(name: str, origin: Mapping[str, str]) -> str:
     """Where a setting stands, for people."""
     source = origin[name]
-    return {
-        "flag": _flag(name),
-        "environment variable": f"environment variable {ENV_PREFIX}{name.upper()}",
-    }.get(source, f"{source}, key {name}")
+    lead = {"flag": "", "environment variable": "environment variable "}.get(source, f"{source}, key ")
+    return f"{lead}{_written(name, source)}"
+
+
+def _written(name: str, source: str) -> str:
+    """A setting's name as that source writes it."""
+    return {"flag": _flag(name), "environment variable": f"{ENV_PREFIX}{name.upper()}"}.get(source, name)
 
 
 def _flag(name: str) -> str:

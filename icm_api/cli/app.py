@@ -7,8 +7,9 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Coroutine
-from dataclasses import asdict, fields
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +21,7 @@ from icm_api.cli.options import (
     LIMIT_OPTIONS,
     OUTPUT_OPTIONS,
     PROVIDER_OPTIONS,
+    RESUME_OPTIONS,
     SEARCH_OPTIONS,
     given,
     with_options,
@@ -40,7 +42,8 @@ def main() -> None:
         error.show()
         sys.exit(error.exit_code)
     except IcmError as error:
-        _talk(f"error: {error}")
+        for line in (f"error: {error}", *getattr(error, "__notes__", ())):
+            _talk(line)
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt, asyncio.CancelledError):
         sys.exit(INTERRUPTED)
@@ -67,6 +70,58 @@ def run(config_file: Path | None, display: str | None, as_json: bool, **flags: A
 
 
 @cli.command()
+@click.argument("run_name", metavar="RUN")
+@with_options(RESUME_OPTIONS, DISPLAY_OPTIONS)
+def resume(run_name: str, display: str | None, as_json: bool, **flags: Any) -> None:
+    """Go on with RUN, a run folder or its name under runs/, where it was cut short.
+
+    It ends with the labels that it would have had, and asks nothing that it has paid for. Its settings stay, but larger
+    limits may be given; what it spent before counts towards them. Data piped in (-) are piped in again.
+    """
+    from icm_api.cli.display import open_display, show_finished
+    from icm_api.run.interrupt import Interrupt
+    from icm_api.run.resume import find_run, read_run
+    from icm_api.run.resume import resume as go_on
+
+    path = find_run(run_name)
+    info, interrupt = read_run(path), Interrupt()
+    if info.status == "finished":
+        show_finished(info, as_json)
+        return
+    say = None if display == "none" else _talk
+    with open_display(display, info.manifest.config["task"]) as shown:
+        job = go_on(path, os.environ, shown.observe, given=given(flags), say=say, interrupt=interrupt)
+        result = _until_done(job, interrupt)
+        shown.finish(result)
+    _report(result, as_json)
+
+
+@cli.command()
+@click.argument("folder", type=click.Path(path_type=Path), default=Path("runs"))
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
+def runs(folder: Path, as_json: bool) -> None:
+    """List the runs in FOLDER (default: runs), the oldest first, and how far each is."""
+    from icm_api.cli.display import show_runs
+    from icm_api.run.resume import list_runs
+
+    found, problems = list_runs(folder)
+    for problem in problems:
+        _talk(f"warning: {problem}")
+    show_runs([info.as_json() for info in found], as_json)
+
+
+@cli.command()
+@click.argument("run_name", metavar="RUN")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object: manifest, state and summary.")
+def show(run_name: str, as_json: bool) -> None:
+    """What RUN was asked for, how far it is, what it has spent, and where its labels are."""
+    from icm_api.cli.display import show_run
+    from icm_api.run.resume import find_run, read_run
+
+    show_run(read_run(find_run(run_name)), as_json)
+
+
+@cli.command()
 @click.argument("data")
 @with_options(DATA_OPTIONS, PROVIDER_OPTIONS, LIMIT_OPTIONS, SEARCH_OPTIONS, OUTPUT_OPTIONS, DISPLAY_OPTIONS)
 def plan(config_file: Path | None, display: str | None, as_json: bool, **flags: Any) -> None:
@@ -84,38 +139,38 @@ def plan(config_file: Path | None, display: str | None, as_json: bool, **flags: 
 
 @cli.command()
 @with_options(PROVIDER_OPTIONS, DISPLAY_OPTIONS)
-@click.option("--labels", default="False,True", help="Two label words to look for (default False,True).")
-def probe(config_file: Path | None, display: str | None, as_json: bool, labels: str, **flags: Any) -> None:
-    """Does this host return usable log-probs for this model? Asks a few cheap questions."""
+@click.option("--price", help="As for run.")
+@click.option("--task", help="Look for the labels of this task, as run names it.")
+@click.option("--labels", help="Label words to look for, with commas (default False,True, or the task's).")
+def probe(
+    config_file: Path | None, display: str | None, as_json: bool, task: str | None, labels: str | None, **flags: Any
+) -> None:
+    """Does this host return usable numbers for this model? Asks about ten cheap questions.
+
+    What it finds is kept: a run that would rely on something disproved is refused before it spends anything.
+    """
     from icm_api.cli.display import show_probe
     from icm_api.config import ProviderConfig, load_config
-    from icm_api.run.probe import probe as ask
-    from icm_api.tasks.labels import labels_from_names
+    from icm_api.run.probe import probe_host
 
     config = load_config(ProviderConfig, given(flags), os.environ, config_file)
-    words = labels_from_names([word.strip() for word in labels.split(",")])
-    if len(words) != 2:
-        raise click.UsageError("--labels takes two words, such as No,Yes")
-    report = _until_done(_probe(config, words, ask))
+    record = _until_done(probe_host(config, os.environ, _labels_to_look_for(task, labels), _talk))
     if as_json:
-        click.echo(json.dumps(report.as_json()))
+        click.echo(json.dumps(record.as_json()))
     if display != "none":
-        show_probe(report)
-    if not report.usable:
+        show_probe(record)
+    if not record.usable:
         sys.exit(4)
 
 
 @cli.command()
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
 def providers(as_json: bool) -> None:
-    """List the hosts that can be asked, and what each needs."""
-    from icm_api.cli.display import show_table
+    """List the hosts that can be asked, what each gives and where its key is looked for."""
+    from icm_api.cli.display import show_providers
     from icm_api.providers.registry import ENTRIES
 
-    hidden = {"open", "takes"}
-    show_table(
-        [{f.name: getattr(row, f.name) for f in fields(row) if f.name not in hidden} for row in ENTRIES], as_json
-    )
+    show_providers(ENTRIES, os.environ, as_json)
 
 
 @cli.command()
@@ -178,11 +233,18 @@ def serve(model: str | None, port: int, context_tokens: int | None, slots: int, 
 
 def _run(config: Any, display: str | None, as_json: bool) -> Any:
     from icm_api.cli.display import open_display
+    from icm_api.run.interrupt import Interrupt
     from icm_api.run.runner import run as label
 
-    with open_display(display, config) as shown:
-        result = _until_done(label(config, os.environ, shown.observe, say=None if display == "none" else _talk))
+    interrupt = Interrupt()
+    say = None if display == "none" else _talk
+    with open_display(display, config.task) as shown:
+        result = _until_done(label(config, os.environ, shown.observe, say=say, interrupt=interrupt), interrupt)
         shown.finish(result)
+    return _report(result, as_json)
+
+
+def _report(result: Any, as_json: bool) -> Any:
     if as_json:
         click.echo(json.dumps(result.summary.as_json(), allow_nan=False))
     if result.error is not None:
@@ -190,24 +252,54 @@ def _run(config: Any, display: str | None, as_json: bool) -> Any:
     return result
 
 
-async def _probe(config: Any, words: Any, ask: Any) -> Any:
-    from icm_api.run.compose import open_adapter
+def _labels_to_look_for(task: str | None, labels: str | None) -> Any:
+    from icm_api.tasks.labels import labels_from_names
+    from icm_api.tasks.toml_task import load_task
 
-    async with open_adapter(config, os.environ, _talk) as provider:
-        return await ask(provider, words)
+    words = None if labels is None else tuple(word.strip() for word in labels.split(","))
+    return load_task(task, labels=words).labels if task else labels_from_names(words or ("False", "True"))
 
 
-def _until_done(job: Coroutine[Any, Any, T]) -> T:
-    """Run to the end. Ctrl-C and SIGTERM cancel the job, which saves what it has."""
+def _until_done(job: Coroutine[Any, Any, T], interrupt: Any = None) -> T:
+    """Run to the end. The first Ctrl-C or SIGTERM asks a job that heeds `interrupt` to let what is in the air arrive;
+    the next one cancels the job, which saves what it has, and a third does not wait for that."""
 
     async def guarded() -> T:
         task = asyncio.current_task()
         assert task is not None
-        if sys.platform != "win32":
-            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-        return await job
+        with _signals_to(_Stopper(asyncio.get_running_loop(), task, interrupt)):
+            return await job
 
     return asyncio.run(guarded())
+
+
+class _Stopper:
+    """What a signal does. It comes at any moment, so all is left to the loop's next turn."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any], interrupt: Any) -> None:
+        self._loop, self._task, self._interrupt = loop, task, interrupt
+        self._asked = self._cancelled = False
+
+    def __call__(self, *_: object) -> None:
+        if self._cancelled:
+            raise KeyboardInterrupt
+        if self._interrupt is not None and self._interrupt.heeded and not self._asked:
+            self._asked = True
+            self._loop.call_soon_threadsafe(self._interrupt.ask)
+            self._loop.call_soon_threadsafe(_talk, "stopping when what is in the air has arrived; Ctrl-C: at once")
+        else:
+            self._cancelled = True
+            self._loop.call_soon_threadsafe(self._task.cancel)
+
+
+@contextmanager
+def _signals_to(handler: Callable[..., None]) -> Iterator[None]:
+    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
 
 
 def _as_interrupt(*_: object) -> None:

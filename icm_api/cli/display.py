@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, fields
 from decimal import Decimal
 from typing import Any, Protocol
 
@@ -16,13 +18,22 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 
 from icm_api.core.diagnose import label_shares
+from icm_api.providers.registry import ProviderEntry
 from icm_api.run import runner
 from icm_api.run.outcome import Summary
 from icm_api.run.plan import Estimate, Plan
-from icm_api.run.probe import ProbeReport
+from icm_api.run.probe_record import ProbeRecord
+from icm_api.run.resume import RunInfo
 
 PLAIN_EVERY_S = 5.0
 LEAST_DOLLARS = Decimal("0.0001")
+_GIVES: Mapping[str, str] = {
+    "sequences": "log-probs of all labels of a sequence, some 256 of them in a request",
+    "exact": "the log-prob of every label, whatever its rank; a request a label or a few",
+    "top-k": "log-probs of the likeliest tokens; a request a label, and a bound for a label not listed",
+    "probabilities": "the host's own probabilities of the labels; a request a label",
+    "votes": "answers that are counted; --votes requests a label (default 8)",
+}
 _PLANNED = {"exact": "", "expected": "about ", "at most": "at most ", "at least": "at least "}
 
 
@@ -35,7 +46,7 @@ class Display(Protocol):
 
 
 @contextmanager
-def open_display(kind: str | None, config: Any) -> Iterator[Display]:
+def open_display(kind: str | None, task: str) -> Iterator[Display]:
     """rich on a terminal, plain lines elsewhere, or what was asked for."""
     chosen = kind or ("rich" if sys.stderr.isatty() else "plain")
     watch = _Watch()
@@ -47,8 +58,8 @@ def open_display(kind: str | None, config: Any) -> Iterator[Display]:
             yield Plain(watch)
         else:
             with _bar() as bar:
-                yield Rich(bar, bar.add_task(f"{config.task}", total=None), watch)
-    except BaseException:
+                yield Rich(bar, bar.add_task(escape(task), total=None), watch)
+    except (asyncio.CancelledError, KeyboardInterrupt):
         watch.say_what_is_saved()
         raise
 
@@ -105,8 +116,8 @@ class _Watch:
 
     def say_what_is_saved(self) -> None:
         if self.last is not None:
-            kept = ", and paid replies are kept" if self.last.job.config.cache else ""
-            click.echo(f"stopped; the labels found so far are in {self.last.out}{kept}", err=True)
+            click.echo(f"stopped; the labels found so far are in {self.last.out}", err=True)
+            click.echo(f"go on with: {runner.how_to_resume(self.last.run_dir)}", err=True)
 
 
 def describe(summary: Summary) -> str:
@@ -197,11 +208,70 @@ def _plan_cells(row: Estimate) -> tuple[str, ...]:
     )
 
 
-def show_probe(report: ProbeReport) -> None:
-    """The checks and the verdict, on standard error."""
-    for check in report.checks:
+def show_probe(record: ProbeRecord) -> None:
+    """The checks, what to do where one did not hold, and the verdict, on standard error."""
+    for check in record.checks:
         click.echo(f"{check.status:>4}  {check.name}: {check.detail}", err=True)
-    click.echo(f"{report.provider} {report.model}: {report.verdict}", err=True)
+        if check.instead:
+            click.echo(f"      -> {check.instead}", err=True)
+    click.echo(f"{record.provider} {record.model} ({record.requests} requests): {record.verdict}", err=True)
+
+
+def show_providers(entries: Sequence[ProviderEntry], environ: Mapping[str, str], as_json: bool) -> None:
+    """What can be asked, as a table with its words explained below, or with all facts as JSON, on standard output."""
+    if as_json:
+        click.echo(json.dumps([_facts(entry, environ) for entry in entries]))
+        return
+    table = Table("", "name", "gives", "key variable", "checked", box=None, header_style="bold", padding=(0, 2, 0, 0))
+    for entry in entries:
+        mark = "*" if _facts(entry, environ)["key_set"] else ""
+        table.add_row(mark, entry.name, ", ".join(entry.gives), entry.key_env or "", entry.checked)
+    print_table(table)
+    click.echo()
+    for word, meaning in _GIVES.items():
+        click.echo(f"{word}: {meaning}")
+    click.echo("* its key is set. Notes, sources, addresses: --json. Your own hosts: [providers.NAME] in --config.")
+
+
+def _facts(entry: ProviderEntry, environ: Mapping[str, str]) -> dict[str, Any]:
+    facts = {each.name: getattr(entry, each.name) for each in fields(entry) if each.name != "open"}
+    return {**facts, "key_set": bool(entry.key_env and environ.get(entry.key_env, "").strip())}
+
+
+def show_runs(rows: Sequence[Mapping[str, Any]], as_json: bool) -> None:
+    """Runs as a table or as JSON, on standard output."""
+    if as_json or rows:
+        shown = ("run", "status", "method", "provider", "model", "steps", "labelled", "requests", "cost_usd", "begun")
+        show_table(rows if as_json else [{name: row[name] for name in shown} for row in rows], as_json)
+    else:
+        click.echo("no runs here")
+
+
+def show_run(info: RunInfo, as_json: bool) -> None:
+    """What is known of a run, on standard output."""
+    if as_json:
+        click.echo(json.dumps({**info.as_json(), "manifest": asdict(info.manifest), "summary": info.summary}))
+        return
+    spent, manifest = info.state.spent, info.manifest
+    settings = {**manifest.config, **info.state.limits}
+    stopped = f" ({info.state.stop_reason})" if info.state.stop_reason else ""
+    click.echo(f"{info.path}: {info.status}{stopped}, begun {manifest.begun} with icm-api {manifest.version}")
+    click.echo(f"{info.state.steps} steps in {info.state.wall_s:.1f} s, {info.state.labelled} examples labelled")
+    click.echo(
+        f"spent: {spent.requests} requests, {_known(spent.prompt_tokens)} prompt tokens, {dollars(spent.cost_usd)}; "
+        f"planned: {manifest.planned['requests']} requests ({manifest.planned['kind']})"
+    )
+    click.echo("settings: " + ", ".join(f"{name}={value}" for name, value in settings.items() if value))
+    click.echo(f"labels: {info.out}")
+    if info.status in ("stopped", "killed"):
+        click.echo(f"go on with: {runner.how_to_resume(info.path)}")
+
+
+def show_finished(info: RunInfo, as_json: bool) -> None:
+    """There is nothing to go on with."""
+    click.echo(f"{info.path} is finished; its labels are in {info.out}", err=True)
+    if as_json:
+        click.echo(json.dumps(info.summary))
 
 
 def show_table(rows: Sequence[Mapping[str, Any]], as_json: bool) -> None:

@@ -45,7 +45,7 @@ DATA_OPTIONS = (
 )
 
 PROVIDER_OPTIONS = (
-    click.option("--provider", help="local (default), llama-cpp, openai-compatible, synthetic; see `providers`."),
+    click.option("--provider", help="local (default), a name from `providers`, or of a table in the --config file."),
     click.option("--model", help="The host's name of the model; for local: a pinned name or a .gguf file."),
     click.option("--base-url", help="Where the host answers, such as http://127.0.0.1:8080/v1."),
     click.option("--api-key-env", help="Environment variable that holds the API key."),
@@ -57,8 +57,11 @@ PROVIDER_OPTIONS = (
     click.option("--votes", type=int, help="Answers a question gets on the votes route (default 8)."),
     click.option("--top-k", type=int, help="Candidates to ask for."),
     click.option("--context-tokens", type=int, help="Longest prompt, where the host does not say."),
-    click.option("--echo", is_flag=True, default=None, help="The host returns the log-probs of prompts."),
+    click.option(
+        "--echo/--no-echo", default=None, help="The host returns the log-probs of prompts (default: together's does)."
+    ),
     click.option("--provider-option", "provider_options", type=Pair(), multiple=True, help="NAME=VALUE."),
+    click.option("--extra-body", help="JSON object whose members go into every request, for OpenAI-shaped hosts."),
     click.option("--timeout-s", type=float, help="Seconds before a request counts as lost."),
     click.option("--cache-dir", type=_PATH, help="Default: the user's cache folder, or ICM_API_CACHE_DIR."),
     click.option("--config", "config_file", type=_PATH, envvar="ICM_API_CONFIG", help="TOML file of settings."),
@@ -68,8 +71,18 @@ LIMIT_OPTIONS = (
     click.option("--concurrency", type=int, help="Most requests at once (default 8); most steps ask one."),
     click.option("--max-requests", type=int, help="Stop before passing this many paid requests."),
     click.option("--max-prompt-tokens", type=int, help="Stop before passing this many prompt tokens."),
+    click.option("--max-usd", help="Stop before passing this many US dollars; needs a known price or --price."),
     click.option("--price", help="IN/OUT or IN/CACHED/OUT, in USD per million tokens."),
     click.option("--cache/--no-cache", default=None, help="Keep replies, so that nothing is paid for twice."),
+)
+
+RESUME_OPTIONS = (
+    click.option("--max-requests", type=int, help="A larger limit; what was spent before counts towards it."),
+    click.option("--max-prompt-tokens", type=int, help="The same for prompt tokens."),
+    click.option("--max-usd", help="The same for US dollars."),
+    click.option("--data", help="Where the data are now, if they were moved; what they hold must be the same."),
+    click.option("--relations", type=_PATH, help="Where the relations are now."),
+    click.option("--cache-dir", type=_PATH, help="Where the cache is now that has the run's replies."),
 )
 
 METHODS = ("sweep", "anneal", "zero-shot", "random-few-shot", "bootstrap", "gold-few-shot")

@@ -1,4 +1,4 @@
-"""How many requests may be with the host at once: grows while all goes well, halves when the host asks for less."""
+"""How many requests may be with the host at once, and how many a second it gets: less whenever it asks for less."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 from collections import deque
 from typing import TypeVar
 
+from icm_api.client.pace import Pace
 from icm_api.client.wrapper import Wrapper
 from icm_api.errors import RateLimitError
 from icm_api.providers.base import Provider
@@ -19,9 +20,10 @@ FIRST_LIMIT = 4
 class Limited(Wrapper):
     """Lets at most `limit` requests through at a time, first come first served; 1 <= `limit` <= `max_concurrency`.
 
-    Additive increase, multiplicative decrease (as TCP does): one more after a full window of successes that used every
-    place, half as many after a `RateLimitError`. Until the first such error each success adds a place (slow start).
-    Other failures say nothing about the rate and change nothing.
+    Two things may be too much for a host, and a `RateLimitError` does not say which: too many requests at once, or too
+    many a second. So each is found by itself. The rate: see `Pace`. The places: one more after each success while all
+    were taken, half as many after a refusal while all were taken; as the rate falls with each refusal too, they may
+    grow that fast. Other failures say nothing about either and change nothing.
     """
 
     def __init__(self, inner: Provider, max_concurrency: int) -> None:
@@ -32,18 +34,20 @@ class Limited(Wrapper):
         self._max = max_concurrency
         self._active = 0
         self._queue: deque[asyncio.Future[None]] = deque()
-        self._shrinks = 0
-        self._successes = 0
+        self._pace: Pace | None = None
+        """None until the first request: the clock is the event loop's."""
+        self._timer: asyncio.TimerHandle | None = None
+        self._refusals = 0
 
     async def send(self, request: Request[R]) -> R:
         await self._enter()
-        shrinks = self._shrinks
+        refusals = self._refusals
         try:
             reply = await self.inner.send(request)
-            self._succeeded(shrinks)
+            self._succeeded(refusals)
             return reply
         except RateLimitError:
-            self._refused(shrinks)
+            self._refused(refusals)
             raise
         finally:
             self._leave()
@@ -65,25 +69,48 @@ class Limited(Wrapper):
 
     def _admit(self) -> None:
         while self._queue and self._active < self.limit:
-            turn = self._queue.popleft()
-            if not turn.cancelled():
+            if self._queue[0].cancelled():
+                self._queue.popleft()
+            elif (wait_s := self._paced.wait_s(_now_s())) > 0:
+                self._come_back_in(wait_s)
+                return
+            else:
                 self._active += 1
-                turn.set_result(None)
+                self._paced.sent(_now_s())
+                self._queue.popleft().set_result(None)
 
-    # Requests sent before the last shrink (`shrinks` is what they saw) tell of a rate that is no longer used, so they
-    # count for nothing: one burst of refusals halves once.
+    def _come_back_in(self, wait_s: float) -> None:
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(wait_s, self._come_back)
 
-    def _succeeded(self, shrinks: int) -> None:
-        if shrinks != self._shrinks or self._active < self.limit:
+    def _come_back(self) -> None:
+        self._timer = None
+        self._admit()
+
+    @property
+    def _paced(self) -> Pace:
+        if self._pace is None:
+            self._pace = Pace(_now_s())
+        return self._pace
+
+    # Requests sent before the last refusal that counted (`refusals` is how many there were then) tell of a rate that is
+    # no longer used: a burst of refusals counts once.
+
+    def _succeeded(self, refusals: int) -> None:
+        self._paced.succeeded(_now_s())
+        if refusals != self._refusals or self._active < self.limit:
             return
-        self._successes += 1
-        window = self.limit if self._shrinks else 1
-        if self._successes >= window and self.limit < self._max:
+        if self.limit < self._max:
             self.limit += 1
-            self._successes = 0
 
-    def _refused(self, shrinks: int) -> None:
-        if shrinks == self._shrinks:
-            self._shrinks += 1
-            self._successes = 0
+    def _refused(self, refusals: int) -> None:
+        if refusals != self._refusals:
+            return
+        if self._active >= self.limit:
             self.limit = max(1, self.limit // 2)
+        self._refusals += 1
+        self._paced.refused(_now_s())
+
+
+def _now_s() -> float:
+    return asyncio.get_running_loop().time()

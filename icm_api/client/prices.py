@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import urlsplit
 
-from icm_api.client.meter import Snapshot
 from icm_api.errors import ConfigError
 from icm_api.providers.http import checked_base_url, is_loopback
 from icm_api.providers.registry import ENTRIES
+from icm_api.types import Usage
 
 if TYPE_CHECKING:
-    from genai_prices.types import ModelPrice, TieredPrices
+    from genai_prices.types import ModelInfo, ModelPrice, TieredPrices
 
 Rates: TypeAlias = tuple[Decimal, Decimal, Decimal]
 """Input, cached and output, in USD per million tokens."""
@@ -30,14 +32,19 @@ _RATE = re.compile(r"[0-9]{1,6}(\.[0-9]{1,9})?")
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """List price of a model, in USD per million tokens."""
+    """List price of a model, in USD per million tokens: the dearest it can be where it depends on the time of day or on
+    the length of the prompt."""
 
     input_usd_per_mtok: Decimal
+    """A prompt token that was not cached. Where a host asks more for one that it puts into its cache, that price: usage
+    does not tell how many it put there."""
     cached_usd_per_mtok: Decimal
     """A prompt token served from the host's prefix cache; the input price where no discount is known."""
     output_usd_per_mtok: Decimal
     source: str
     """Where it came from, for people."""
+    listed: ModelInfo | None = field(default=None, repr=False, compare=False)
+    """The list's own entry, for the price of one request."""
 
     def cost_usd(self, *, prompt_tokens: int, cached_tokens: int, output_tokens: int) -> Decimal:
         """Exact cost of that many tokens, in USD. `prompt_tokens` includes `cached_tokens`; else raises ValueError."""
@@ -51,6 +58,28 @@ class Price:
             + output_tokens * self.output_usd_per_mtok
         )
         return usd_per_million.scaleb(-6)
+
+    def request_usd(self, usage: Usage, at: datetime) -> Decimal | None:
+        """Exact cost of one request by what its reply says: at the tier of its own length and the hour of `at`. Prompt
+        tokens that the reply does not call cached cost the full price. None: it does not say its tokens, or they
+        contradict each other."""
+        if self.is_free:
+            return Decimal(0)
+        prompt, cached, output = usage.prompt_tokens, usage.cached_tokens or 0, usage.output_tokens
+        if prompt is None or output is None or cached > prompt:
+            return None
+        return self._at(prompt, at).cost_usd(prompt_tokens=prompt, cached_tokens=cached, output_tokens=output)
+
+    def most_usd(self, prompt_tokens: int, output_tokens: int) -> Decimal:
+        """What so many tokens cost at most, whatever of the prompt is cached."""
+        dearest = max(self.input_usd_per_mtok, self.cached_usd_per_mtok)
+        return (prompt_tokens * dearest + output_tokens * self.output_usd_per_mtok).scaleb(-6)
+
+    def _at(self, prompt_tokens: int, at: datetime) -> Price:
+        if self.listed is None:
+            return self
+        rates = _rates(self.listed.get_prices(at), lambda rate: _tier(rate, prompt_tokens))
+        return self if rates is None else Price(*rates, self.source)  # None: the list has none for that hour
 
     @property
     def is_free(self) -> bool:
@@ -106,22 +135,6 @@ def find_price(
     return _list_price(model, _listed_address(address), longest_prompt_tokens, now or datetime.now(UTC))
 
 
-def spent_usd(price: Price | None, counts: Snapshot) -> Decimal | None:
-    """What the replies so far cost. None: the price is unknown, or replies did not say (or contradict) what they took.
-
-    Tokens that no reply called cached cost the full price. Attempts that failed are not in it: what a host may have
-    charged for them, it did not say.
-    """
-    prompt, cached, output = counts.prompt_tokens, counts.cached_tokens or 0, counts.output_tokens
-    if price is None:
-        return None
-    if price.is_free:
-        return Decimal(0)
-    if counts.unknown_usage or prompt is None or output is None or cached > prompt:
-        return None
-    return price.cost_usd(prompt_tokens=prompt, cached_tokens=cached, output_tokens=output)
-
-
 def plain_usd(cost: Decimal | None) -> str | None:
     """A cost as plain digits, for JSON: no exponent, no trailing zeros."""
     return None if cost is None else f"{cost.normalize():f}"
@@ -142,41 +155,53 @@ def _list_price(model: str, address: str, longest_prompt_tokens: int | None, now
     except LookupError:
         return None
     day = [found.model.get_prices(now + timedelta(hours=hour)) for hour in range(24)]
-    hours = [rates for price in day if (rates := _rates(price, longest_prompt_tokens))]
+    dearest = partial(_dearest_tier, longest_prompt_tokens=longest_prompt_tokens)
+    hours = [rates for price in day if (rates := _rates(price, dearest))]
     if len(hours) < len(day):
         return None
     input_rate, cached_rate, output_rate = (max(column) for column in zip(*hours, strict=True))
     notes = [
         f"genai-prices {__version__}: {found.provider.id} {found.model.id}",
         *(["at its dearest time of day"] if len(set(hours)) > 1 else []),
-        *(["as for its longest prompts"] if hours != [_rates(price, 0) for price in day] else []),
-        *(["writing to the host's cache costs more"] if _writing_is_dearer(found.model_price) else []),
+        *(["as for its longest prompts"] if hours != [_rates(price, _base) for price in day] else []),
+        *(["prompt tokens as if written to the host's cache, which costs more"] if _writing_is_dearer(day) else []),
     ]
-    return Price(input_rate, cached_rate, output_rate, ", ".join(notes))
+    return Price(input_rate, cached_rate, output_rate, ", ".join(notes), found.model)
 
 
-def _rates(price: ModelPrice, longest_prompt_tokens: int | None) -> Rates | None:
+def _rates(price: ModelPrice, tier: Callable[[Decimal | TieredPrices], Decimal]) -> Rates | None:
     """None unless both prompt and output are priced by the token and nothing is charged for the request itself."""
     if price.input_mtok is None or price.output_mtok is None or price.requests_kcount is not None:
         return None
     cached = price.input_mtok if price.cache_read_mtok is None else price.cache_read_mtok
-    return (
-        _dearest_tier(price.input_mtok, longest_prompt_tokens),
-        _dearest_tier(cached, longest_prompt_tokens),
-        _dearest_tier(price.output_mtok, longest_prompt_tokens),
-    )
+    written = price.input_mtok if price.cache_write_mtok is None else price.cache_write_mtok
+    return max(tier(price.input_mtok), tier(written)), tier(cached), tier(price.output_mtok)
+
+
+def _base(rate: Decimal | TieredPrices) -> Decimal:
+    return _tier(rate, 0)
+
+
+def _tier(rate: Decimal | TieredPrices, prompt_tokens: int) -> Decimal:
+    """A tier begins above its start and then holds for all tokens of the request."""
+    if isinstance(rate, Decimal):
+        return rate
+    return next((tier.price for tier in reversed(rate.tiers) if prompt_tokens > tier.start), rate.base)
 
 
 def _dearest_tier(rate: Decimal | TieredPrices, longest_prompt_tokens: int | None) -> Decimal:
-    """A tier begins above its start and then holds for all tokens of the request."""
+    """Of the tiers that a prompt of at most so many tokens (None: any number) can reach."""
     if isinstance(rate, Decimal):
         return rate
     reached = [tier.price for tier in rate.tiers if longest_prompt_tokens is None or longest_prompt_tokens > tier.start]
     return max([rate.base, *reached])
 
 
-def _writing_is_dearer(price: ModelPrice) -> bool:
-    """Whether the host asks a premium for prompt tokens that it puts into its cache; usage does not tell how many."""
-    if price.cache_write_mtok is None or price.input_mtok is None:
-        return False
-    return _dearest_tier(price.cache_write_mtok, 0) > _dearest_tier(price.input_mtok, 0)
+def _writing_is_dearer(day: Sequence[ModelPrice]) -> bool:
+    """Whether the host asks a premium for prompt tokens that it puts into its cache."""
+    return any(
+        price.cache_write_mtok is not None
+        and price.input_mtok is not None
+        and _base(price.cache_write_mtok) > _base(price.input_mtok)
+        for price in day
+    )

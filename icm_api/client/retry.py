@@ -7,7 +7,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from random import Random
-from typing import Any, NoReturn, TypeAlias, TypeVar, cast
+from typing import NoReturn, TypeAlias, TypeVar, cast
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 
@@ -18,8 +18,6 @@ from icm_api.types import Request
 
 R = TypeVar("R")
 
-OnRetry: TypeAlias = Callable[[Request[Any], RetryableError, float], None]
-"""Called with the request, the failure and the wait in seconds, before the wait. What it raises ends the retrying."""
 Sleep: TypeAlias = Callable[[float], Awaitable[None]]
 
 
@@ -45,14 +43,14 @@ class Retrying(Wrapper):
         inner: Provider,
         policy: RetryPolicy,
         *,
-        on_retry: OnRetry | None = None,
         sleep: Sleep = asyncio.sleep,
         clock: Callable[[], float] = time.monotonic,
         jitter: Random | None = None,
     ) -> None:
         super().__init__(inner)
         self._policy = policy
-        self._on_retry = on_retry
+        self.retries = 0
+        """Attempts of paid requests beyond their first."""
         self._sleep = sleep
         self._clock = clock
         self._jitter = jitter or Random()
@@ -72,6 +70,7 @@ class Retrying(Wrapper):
         async def attempt() -> R:
             if failed:
                 raise failed.pop()
+            self.retries += request.paid
             return await self.inner.send(request)
 
         def reason(state: RetryCallState) -> str | None:
@@ -82,16 +81,11 @@ class Retrying(Wrapper):
             error.args = (f"{error}; gave up after {state.attempt_number} attempts: {reason(state)}",)
             raise error
 
-        def announce(state: RetryCallState) -> None:
-            if self._on_retry is not None:
-                self._on_retry(request, _failure(state), state.upcoming_sleep)
-
         loop = AsyncRetrying(
             sleep=self._sleep,
             retry=retry_if_exception_type(RetryableError),
             wait=self._wait_s,
             stop=lambda state: reason(state) is not None,
-            before_sleep=announce,
             retry_error_callback=give_up,
         )
         return cast(R, await loop(attempt))

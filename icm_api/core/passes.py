@@ -6,9 +6,9 @@ gone. An example that came early in a chain saw few labelled examples, so its sc
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,8 @@ from icm_api.core.context import Chain
 from icm_api.types import LabelScore
 
 Bools: TypeAlias = NDArray[np.bool_]
+ScoreKind: TypeAlias = Literal["logprob", "sampled", "stated"]
+"""As `LabelScore.kind`."""
 
 FULL_AT = 0.5
 """Share of a chain after which a score counts in full."""
@@ -37,6 +39,8 @@ class Pass:
     """(n,) share of the model's probability that the labels held."""
     bounded: Bools
     """(n, labels) True where the value is an upper bound."""
+    kind: ScoreKind | None = None
+    """Of the scores; None: there are none."""
 
 
 def read_pass(
@@ -55,7 +59,7 @@ def read_pass(
         places = chain.first + np.array(heard)
         _fill(read, rows, [score for score in chain_scores if score is not None])
         read.weights[rows] = np.clip(places / (FULL_AT * len(chain.examples)), LEAST_WEIGHT, 1.0)
-    return read
+    return replace(read, kind=_kind([score for chain_scores in scores for score in chain_scores]))
 
 
 def read_scores(scores: Sequence[LabelScore | None], n_labels: int) -> Pass:
@@ -64,7 +68,7 @@ def read_scores(scores: Sequence[LabelScore | None], n_labels: int) -> Pass:
     rows = [i for i, score in enumerate(scores) if score is not None]
     _fill(read, rows, [score for score in scores if score is not None])
     read.weights[rows] = 1.0
-    return read
+    return replace(read, kind=_kind(scores))
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +83,8 @@ class Average:
     """(n,) sum of weight x mass."""
     bounded: Bools
     """(n, labels) True where any pass had only a bound."""
+    kind: ScoreKind | None = None
+    """Of all scores; None: there are none."""
 
     @classmethod
     def empty(cls, n_examples: int, n_labels: int) -> Average:
@@ -93,6 +99,7 @@ class Average:
             weights=decay * self.weights + new.weights,
             masses=decay * self.masses + new.weights * new.mass,
             bounded=self.bounded | new.bounded,
+            kind=_only({self.kind, new.kind} - {None}),
         )
 
     @property
@@ -116,7 +123,7 @@ class Average:
         shown = self.logprobs if logprobs is None else logprobs
         masses = self.masses / np.where(self.known, self.weights, 1.0)
         return [
-            LabelScore(tuple(row), mass, tuple(bounded)) if known else None
+            LabelScore(tuple(row), mass, tuple(bounded), self.kind or "logprob") if known else None
             for row, mass, bounded, known in zip(
                 shown.tolist(), masses.tolist(), self.bounded.tolist(), self.known.tolist(), strict=True
             )
@@ -134,3 +141,14 @@ def _fill(read: Pass, rows: Sequence[int], scores: Sequence[LabelScore]) -> None
     read.logprobs[rows] = [score.logprobs_nats for score in scores]
     read.mass[rows] = [score.mass for score in scores]
     read.bounded[rows] = [score.bounded for score in scores]
+
+
+def _kind(scores: Sequence[LabelScore | None]) -> ScoreKind | None:
+    return _only({score.kind for score in scores if score is not None})
+
+
+def _only(kinds: Set[ScoreKind | None]) -> ScoreKind | None:
+    """An average of log-probabilities and counted answers would be neither."""
+    if len(kinds) > 1:
+        raise ValueError(f"label scores of several kinds cannot be averaged: {sorted(map(str, kinds))}")
+    return next(iter(kinds), None)

@@ -2,7 +2,8 @@
 
 `{tokens, token_logprobs, top_logprobs, text_offset}` holds one entry a token, the prompt's first. Offsets are not
 trusted (SGLang writes -1, others count from 0 without an echo): a position is found by adding up the tokens' own texts,
-which must spell the prompt. Only label positions are read; a sequence of 256 examples has ten thousand others.
+which must spell the prompt. Only label positions are read; a sequence of 256 examples has ten thousand others. The
+first token has nothing before it, so whatever stands there (null, 0, NaN) is no log-probability and never read.
 """
 
 from __future__ import annotations
@@ -11,11 +12,14 @@ import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from icm_api.errors import CapabilityError
 from icm_api.providers.http import Host
 from icm_api.providers.listed import SENTINEL_NATS, checked, floor_nats, legacy_entries, nats
 from icm_api.types import Candidate, Json, Position, SequenceRequest
 
 SHOWN_CHARS = 40
+AGREEMENT_NATS = 0.02
+"""A token's own log-prob and its entry in the list of the same place may be rounded apart by so much."""
 
 
 def echoed_positions(logprobs: Json, request: SequenceRequest, host: Host) -> tuple[Position, ...]:
@@ -26,8 +30,20 @@ def echoed_positions(logprobs: Json, request: SequenceRequest, host: Host) -> tu
     token holds some of the text around it too.
     """
     echo = _Echo.read(logprobs, request.prompt.text, host)
-    shown = [echo.shown(*place, host) for place in _places(request)]
-    return (*shown, echo.next(len(request.prompt.text), host))
+    return (*echo.labels(request, host), echo.next(len(request.prompt.text), host))
+
+
+def label_positions(logprobs: Json, request: SequenceRequest, host: Host) -> tuple[Position, ...]:
+    """Like `echoed_positions` without the query's position: from the `logprobs` of a prompt alone, as hosts give them
+    that keep the prompt apart from what they generated."""
+    return _Echo.read(logprobs, request.prompt.text, host).labels(request, host)
+
+
+def ignored(host: Host) -> CapabilityError:
+    """The error for a host that took the request to echo and gave none of the prompt's log-probs."""
+    return host.incapable(
+        "the host ignored echo: it gave log-probs of what it generated and none of the prompt; use --no-echo"
+    )
 
 
 def _places(request: SequenceRequest) -> Iterator[tuple[int, str]]:
@@ -46,7 +62,8 @@ class _Echo:
     logprobs: list[Json]
     tops: list[Json]
     begins: Mapping[int, int]
-    """Place in the prompt, in characters -> the token that begins there (of several, the last)."""
+    """Place in the prompt, in characters -> the token that begins there (of several, the last). Not the first of all,
+    which has no log-prob."""
 
     @classmethod
     def read(cls, logprobs: Json, prompt: str, host: Host) -> _Echo:
@@ -54,8 +71,12 @@ class _Echo:
         tokens = [str(token) for token in columns[0]]
         start = _start(tokens, prompt, host)
         tokens, values, tops = tokens[start:], columns[1][start:], columns[2][start:]
-        places = itertools.accumulate(map(len, tokens), initial=0)
-        return cls(tokens, values, tops, {place: k for k, place in zip(range(len(tokens)), places, strict=False)})
+        places = zip(range(len(tokens)), itertools.accumulate(map(len, tokens), initial=0), strict=False)
+        return cls(tokens, values, tops, {place: k for k, place in places if start + k > 0})
+
+    def labels(self, request: SequenceRequest, host: Host) -> tuple[Position, ...]:
+        """The positions of the scored demonstrations."""
+        return tuple(self.shown(*place, host) for place in _places(request))
 
     def shown(self, place: int, label: str, host: Host) -> Position:
         """The position where `label` stands."""
@@ -63,7 +84,7 @@ class _Echo:
         after = self._edge(place + len(label), f"after the label {label!r}", host)
         parts = [nats(value, host) for value in self.logprobs[first:after]]
         begun = Candidate(self.tokens[first], parts[0])
-        others = [c for c in legacy_entries(self.tops[first], host) if c.text != begun.text]
+        others = self._others(first, begun, host)
         known = checked([*others, begun], host)
         # Hosts list the shown token whatever its rank, so it says nothing of the tokens that are not listed.
         floor = floor_nats([c for c in known if c is not begun], beside=begun)
@@ -71,6 +92,27 @@ class _Echo:
             return Position(known, floor)
         whole = [*(c for c in known if c.text != label), Candidate(label, sum(parts))]
         return Position(tuple(sorted(whole, key=lambda c: -c.logprob_nats)), floor)
+
+    def _others(self, k: int, begun: Candidate, host: Host) -> list[Candidate]:
+        """What is listed at token k beside the token itself, which must be listed with its own log-prob or lie below
+        the whole list. Hosts that are off by one give each token the numbers of its neighbour."""
+        entries = legacy_entries(self.tops[k], host)
+        others = [c for c in entries if c.text != begun.text and c.logprob_nats > SENTINEL_NATS]
+        if not others:
+            raise host.incapable(
+                f"the echo lists nothing beside {begun.text!r} where it stands, so other labels cannot be compared "
+                "with it: use --no-echo"
+            )
+        own = [c.logprob_nats for c in entries if c.text == begun.text]
+        least = min(c.logprob_nats for c in others)
+        apart = abs(own[0] - begun.logprob_nats) if own else begun.logprob_nats - least
+        if apart > AGREEMENT_NATS:
+            raise host.incapable(
+                f"the echo contradicts itself: {begun.text!r} has {begun.logprob_nats:.3f} nats, but the list of the "
+                f"same place {f'gives it {own[0]:.3f}' if own else f'goes down to {least:.3f} without it'}: the "
+                "numbers are those of another token; use --no-echo"
+            )
+        return others
 
     def _edge(self, place: int, where: str, host: Host) -> int:
         """The token that begins at an edge of a label."""
@@ -98,10 +140,13 @@ def _columns(logprobs: Json, host: Host) -> tuple[list[Json], list[Json], list[J
     if not isinstance(logprobs, dict):
         raise host.incapable("the reply has no log-probabilities: this model or host does not give them with echo")
     if isinstance(logprobs.get("content"), list):
-        raise _ignored(host)  # the chat shape: llama.cpp's server and others that speak of generated tokens only
+        raise ignored(host)  # the chat shape: llama.cpp's server and others that speak of generated tokens only
     tokens, values, tops = (logprobs.get(name) for name in ("tokens", "token_logprobs", "top_logprobs"))
     if not isinstance(tokens, list) or not isinstance(values, list) or not isinstance(tops, list):
-        raise host.incapable("the echo lacks tokens, token_logprobs or top_logprobs: this host cannot score a sequence")
+        raise host.incapable(
+            "the echo lacks tokens, token_logprobs or a list of top_logprobs for each token, so labels cannot be "
+            "compared in it: use --no-echo"
+        )
     if not len(tokens) == len(values) == len(tops):
         raise host.incapable(f"the echo has {len(tokens)} tokens, {len(values)} log-probs and {len(tops)} lists")
     return tokens, values, tops
@@ -114,21 +159,15 @@ def _start(tokens: list[str], prompt: str, host: Host) -> int:
         if text.startswith(prompt):
             return start
     if len(tokens) < 2:  # one was to be generated
-        raise _ignored(host)
+        raise ignored(host)
     same, text = max((_common(text, prompt), text) for text in texts)
     raise host.incapable(
         f"the {len(tokens)} echoed tokens do not spell the prompt: after {same} of {len(prompt)} characters they have "
         f"{text[same : same + SHOWN_CHARS]!r} where it has {prompt[same : same + SHOWN_CHARS]!r}; the host ignores "
-        "echo, or writes tokens as ids or single bytes: do without --echo"
+        "echo, or writes tokens as ids or single bytes: use --no-echo"
     )
 
 
 def _common(text: str, prompt: str) -> int:
     """Number of characters with which both begin."""
     return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(text, prompt, strict=False)))
-
-
-def _ignored(host: Host) -> Exception:
-    return host.incapable(
-        "the host ignored echo: it gave log-probs of what it generated and none of the prompt; do without --echo"
-    )

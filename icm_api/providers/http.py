@@ -45,17 +45,19 @@ _NO_CREDIT = re.compile(
 )
 _CONTEXT_OVERFLOW = re.compile(
     r"context_length_exceeded|exceed_context_size_error|maximum context length|exceeds the (available )?context"
-    r"|context length exceeded|prompt is too long",
+    r"|context length exceeded|prompt is too long|`inputs` tokens \+ `max_new_tokens` must be",
     re.IGNORECASE,
 )
 _PROMPT_TOKENS = (
     re.compile(r"(\d+) (?:tokens )?in the (?:messages|prompt|input)"),
     re.compile(r"(?:resulted in|requested|request \(|prompt is too long:) ?(\d+)"),
+    re.compile(r"Given: (\d+) `inputs` tokens"),
 )
 _CONTEXT_TOKENS = (
     re.compile(r"maximum context length (?:is|of) (\d+)"),
     re.compile(r"context size \((\d+)"),
     re.compile(r"> ?(\d+) maximum"),
+    re.compile(r"`max_new_tokens` must be <= (\d+)"),
 )
 _STATUS_BY_WORD = {
     "rate_limit": 429,
@@ -175,13 +177,14 @@ def _with_body(response: httpx2.Response, body: bytes, request: httpx2.Request) 
 
 
 def retry_after_s(headers: Mapping[str, str], now_s: float) -> float | None:
-    """Seconds the host asks to wait (`retry-after-ms`, or `Retry-After` as seconds or an HTTP date, RFC 9110
-    section 10.2.3), or None when it asks nothing sensible. `now_s`: seconds since the epoch; header names in
+    """Seconds the host asks to wait (`retry-after-ms`; `Retry-After` as seconds or an HTTP date, RFC 9110 section
+    10.2.3; without either `x-ratelimit-reset`, which is Together's and in seconds; others write a time of day there,
+    which is not sensible), or None when it asks nothing sensible. `now_s`: seconds since the epoch; header names in
     lower case unless the mapping ignores case."""
     milliseconds = _number(headers.get("retry-after-ms"))
     if milliseconds is not None:
         return _sensible_wait(milliseconds / 1000)
-    stated = headers.get("retry-after")
+    stated = headers.get("retry-after", headers.get("x-ratelimit-reset"))
     seconds = _number(stated)
     return _sensible_wait(seconds if seconds is not None else _seconds_until(stated, now_s))
 
@@ -213,7 +216,7 @@ class Refusal:
 
     status: int
     code: str
-    """The host's own `code` and `type`, joined."""
+    """The host's own `code`, `type` and `error_type`, joined."""
     message: str
     prompt_tokens: int | None
     context_tokens: int | None
@@ -224,7 +227,7 @@ class Refusal:
         """From a decoded body (a JSON document or plain text). An error that came with HTTP 200 (gateways do this
         once the model has started) gets the status it names."""
         error = _error_of(document)
-        code = " ".join(str(error[key]) for key in ("code", "type") if error.get(key) is not None)
+        code = " ".join(str(error[key]) for key in ("code", "type", "error_type") if error.get(key) is not None)
         message = _printable(error.get("message") or error.get("detail") or document)
         return cls(
             status=status if status >= 300 else _named_status(error.get("code"), code),
@@ -237,11 +240,11 @@ class Refusal:
 
     @property
     def is_out_of_credit(self) -> bool:
-        return bool(_NO_CREDIT.search(f"{self.code} {self.message}"))
+        return self.status == 402 or bool(_NO_CREDIT.search(f"{self.code} {self.message}"))
 
     @property
     def is_context_overflow(self) -> bool:
-        return self.status in (400, 413, 422) and bool(_CONTEXT_OVERFLOW.search(f"{self.code} {self.message}"))
+        return self.status in (400, 403, 413, 422) and bool(_CONTEXT_OVERFLOW.search(f"{self.code} {self.message}"))
 
     @property
     def is_unknown_model(self) -> bool:
@@ -251,6 +254,8 @@ class Refusal:
     @property
     def kind(self) -> type[ProviderError]:
         """Retrying is for what may pass; everything else is refused for good."""
+        if self.is_context_overflow:
+            return RequestError
         if self.status in (401, 403):
             return AuthError
         if self.status == 429:
@@ -373,6 +378,8 @@ class Host:
     def _headline(self, said: Refusal) -> str:
         if said.is_context_overflow:
             return _overflow_text(said)
+        if said.kind is RequestError and said.is_out_of_credit:
+            return "the account has no credit left at the host"
         if said.is_unknown_model:
             return f"{self.base_url} has no model {self.model!r} (it may list its models at {self.base_url}/models)"
         if 300 <= said.status < 400:
@@ -410,12 +417,13 @@ def _decoded(response: httpx2.Response) -> Json:
 
 
 def openai_usage(document: Mapping[str, Json]) -> Usage:
-    """OpenAI's `usage` object (`prompt_tokens` includes the cached ones); None for what is not stated."""
+    """OpenAI's `usage` object (`prompt_tokens` includes the cached ones); None for what is not stated. Together keeps
+    `cached_tokens` beside `prompt_tokens`."""
     usage = document.get("usage")
     if not isinstance(usage, dict):
         return Usage()
     details = usage.get("prompt_tokens_details")
-    cached = details.get("cached_tokens") if isinstance(details, dict) else None
+    cached = (details if isinstance(details, dict) else usage).get("cached_tokens")
     return Usage(count(usage.get("prompt_tokens")), count(cached), count(usage.get("completion_tokens")))
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from icm_api.providers.http import Host
 from icm_api.types import Candidate, Json
@@ -86,6 +87,12 @@ def checked(candidates: Sequence[Candidate], host: Host) -> tuple[Candidate, ...
     if mass > 1 + MASS_TOLERANCE:
         raise host.incapable(f"the listed candidates hold {mass:.4f} of the probability, more than all of it")
     return tuple(listed)
+
+
+def as_continuation(candidate: Candidate) -> Candidate:
+    """A chat answer's first token as it would continue a completion prompt: with the space that a turn leaves out."""
+    text = candidate.text
+    return replace(candidate, text=text if not text or text[0].isspace() else f" {text}")
 
 
 def _legacy_candidates(top_logprobs: Json, host: Host) -> tuple[Candidate, ...]:

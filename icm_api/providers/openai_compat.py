@@ -1,30 +1,35 @@
-"""Any host that speaks OpenAI's `/completions` or `/chat/completions`, through the `openai` SDK.
-
-One request, one generated token, `temperature` 0. At that temperature hosts report the model's own distribution
-(OpenAI, vLLM, llama.cpp before sampling; SGLang as if at 1), or a one-hot list made after sampling, which is refused;
-and the generated token is always the first of the list, so it cannot slip in from below the top k.
-"""
+"""Any host that speaks one of OpenAI's routes, through the `openai` SDK. `openai_routes` has the routes themselves."""
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
-from icm_api.errors import ConfigError
-from icm_api.providers.echo import echoed_positions
-from icm_api.providers.http import BoundedClient, Host, checked_api_key, checked_base_url, openai_usage
-from icm_api.providers.listed import floor_nats, top_candidates
+from icm_api.errors import AuthError, ConfigError, RequestError
+from icm_api.providers.http import BoundedClient, Host, checked_api_key, checked_base_url
+from icm_api.providers.openai_routes import (
+    Chat,
+    Completions,
+    Decisions,
+    Echo,
+    Manner,
+    Responses,
+    Route,
+    RouteName,
+    TokensField,
+    Votes,
+    unwilling,
+)
 from icm_api.types import (
-    Candidate,
     Capabilities,
+    ChoiceReply,
+    ChoiceRequest,
     Json,
     NextTokenReply,
     NextTokenRequest,
-    Prompt,
     Request,
-    SequenceReply,
     SequenceRequest,
 )
 
@@ -32,21 +37,48 @@ if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
 R = TypeVar("R")
-Route = Literal["completions", "chat"]
 
-ADAPTER_VERSION = 1
+ADAPTER_VERSION = 2
 """Raise it when the same request would be asked or read in another way: it is part of the cache key."""
+DEFAULT_TOP_K = 20
+
+_NEXT_TOKEN: Mapping[str, Callable[[Manner, Host], Route[NextTokenRequest, NextTokenReply]]] = {
+    "completions": Completions,
+    "chat": Chat,
+    "responses": Responses,
+}
+_CHOICE: Mapping[str, Callable[[Manner, Host], Route[ChoiceRequest, ChoiceReply]]] = {
+    "decisions": Decisions,
+    "votes": Votes,
+}
+_CHOSEN_BY: Mapping[str, Literal["votes", "probabilities"]] = {"decisions": "probabilities", "votes": "votes"}
 _NO_KEY = "no-key"
 """The SDK insists on a key; hosts without one ignore it. Otherwise it would fetch OPENAI_API_KEY by itself."""
+_KEY_HEADERS = frozenset({"authorization", "proxy-authorization", "api-key", "x-api-key", "cookie"})
 
 
 class OpenAICompatible:
     """A provider over one model of an OpenAI-shaped host.
 
-    `base_url` ends before `/completions` (usually in `/v1`). `top_k`: candidates to ask for (OpenAI's chat route
-    allows 20, its legacy route 5). `timeout_s` bounds a whole exchange. `context_tokens`: the model's context when
-    known. `echo`: the host gives prompt log-probs on its completions route (vLLM, SGLang and few others do), so whole
-    sequences can be asked for; one that ignores echo is caught. Raises ConfigError for an unusable address or key.
+    What a user may say:
+    - `base_url` ends before `/completions` (usually in `/v1`). `timeout_s` bounds a whole exchange.
+    - `route`: `completions`, `chat` and `responses` answer `NextTokenRequest`; `decisions` and `votes` answer
+      `ChoiceRequest`.
+    - `top_k`: candidates to ask for. None: 20, or what the host allows where that is less.
+    - `context_tokens`: the model's context when known.
+    - `echo`: the host gives prompt log-probs on its completions route (vLLM, SGLang and few others do), so whole
+      sequences can be asked for; one that ignores echo is caught.
+
+    Facts about the host, from its row:
+    - `max_top_k`: most candidates that it lists; asking for more is a ConfigError. None: no limit is known.
+    - `extra_body`: members for the body of every request, over ours of the same name. Part of `identity`.
+    - `headers`: sent with every request. They must not change an answer (they are no part of `identity`) and hold no
+      key.
+    - `tokens_field`: what its chat route calls the bound on output tokens.
+    - `sends_cache_key`: whether its newer routes take `prompt_cache_key`; it is the same for prompts that begin alike.
+    - `reasoning_effort`: sent where it is not None.
+
+    Raises ConfigError for an unusable setting, address or key.
     """
 
     def __init__(
@@ -55,20 +87,24 @@ class OpenAICompatible:
         base_url: str,
         model: str,
         api_key: str | None,
-        route: Route = "completions",
-        top_k: int = 20,
+        route: RouteName = "completions",
+        top_k: int | None = None,
         timeout_s: float = 120,
         name: str = "openai-compatible",
         context_tokens: int | None = None,
         echo: bool = False,
+        max_top_k: int | None = None,
+        extra_body: Mapping[str, Json] | None = None,
+        headers: Mapping[str, str] | None = None,
+        tokens_field: TokensField = "max_tokens",
+        sends_cache_key: bool = False,
+        reasoning_effort: str | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        if route not in ("completions", "chat"):
-            raise ConfigError(f"route must be completions or chat, not {route!r}")
+        if route not in (*_NEXT_TOKEN, *_CHOICE):
+            raise ConfigError(f"route must be one of {', '.join((*_NEXT_TOKEN, *_CHOICE))}, not {route!r}")
         if echo and route != "completions":
-            raise ConfigError("echo (prompt log-probs) needs route completions: chat routes give none")
-        if top_k < 1:
-            raise ConfigError(f"top_k must be at least 1, not {top_k}")
+            raise ConfigError("echo (prompt log-probs) needs route completions: the other routes give none")
         url = checked_base_url(base_url)
         self._host = Host(
             provider=name,
@@ -78,11 +114,13 @@ class OpenAICompatible:
             api_key=checked_api_key(api_key, url),
             clock=clock,
         )
-        self._route: Route = route
-        self._top_k = top_k
+        self._top_k = _checked_top_k(top_k, max_top_k, route)
+        manner = Manner(model, self._top_k or 0, tokens_field, reasoning_effort, sends_cache_key)
+        self._routes = _routes(route, echo, manner, self._host)
+        self._route = route
         self._context_tokens = context_tokens
-        self._echo = echo
-        self._client = _sdk_client(self._host, timeout_s)
+        self._extra_body = dict(extra_body or {})
+        self._client = _sdk_client(self._host, timeout_s, _checked_headers(headers or {}))
 
     @property
     def name(self) -> str:
@@ -94,14 +132,15 @@ class OpenAICompatible:
 
     @property
     def identity(self) -> Mapping[str, Json]:
+        (route, *_) = self._routes.values()
         return {
             "adapter": "openai-compatible",
             "adapter_version": ADAPTER_VERSION,
             "base_url": self._host.base_url,
             "model": self.model,
             "route": self._route,
-            "top_k": self._top_k,
-            "temperature": 0,
+            **route.settings,
+            "extra_body": dict(self._extra_body),
         }
 
     @property
@@ -113,111 +152,68 @@ class OpenAICompatible:
             counts_tokens=False,
             plain_text_tokens=False,
             context_tokens=self._context_tokens,
-            prompt_logprobs=self._echo,
+            prompt_logprobs=SequenceRequest in self._routes,
+            choices=_CHOSEN_BY.get(self._route),
         )
 
     async def send(self, request: Request[R]) -> R:
-        if isinstance(request, NextTokenRequest):
-            return cast(R, await self._next_token(request))
-        if isinstance(request, SequenceRequest) and self._echo:
-            return cast(R, await self._sequence(request))
-        raise self._host.incapable(f"{self.name} cannot answer {request.kind!r} requests")
+        route = self._routes.get(type(request))
+        if route is None:
+            raise self._host.incapable(f"{self.name} cannot answer {request.kind!r} requests on route {self._route}")
+        return cast(R, route.read(await self._document(route, request), request))
 
     async def aclose(self) -> None:
         await self._client.close()
 
-    async def _next_token(self, request: NextTokenRequest) -> NextTokenReply:
-        ask = self._complete if self._route == "completions" else self._chat
-        document = await self._document(ask(request))
-        candidates = top_candidates(_first_choice(document, self._host).get("logprobs"), self._host)
-        if self._route == "chat":
-            candidates = tuple(map(_as_continuation, candidates))
-        return NextTokenReply(
-            candidates=candidates,
-            floor_nats=floor_nats(candidates),
-            usage=openai_usage(document),
-            model=self._served(document),
-        )
-
-    async def _sequence(self, request: SequenceRequest) -> SequenceReply:
-        document = await self._document(self._completion(request.prompt.text, echo=True))
-        logprobs = _first_choice(document, self._host).get("logprobs")
-        positions = echoed_positions(logprobs, request, self._host)
-        return SequenceReply(positions, openai_usage(document), self._served(document))
-
-    def _served(self, document: Mapping[str, Json]) -> str:
-        model = document.get("model")
-        return model if isinstance(model, str) and model else self.model
-
-    def _complete(self, request: NextTokenRequest) -> Awaitable[Any]:
-        return self._completion(request.prompt.text + request.continuation)
-
-    def _completion(self, prompt: str, **more: Any) -> Awaitable[Any]:
-        if not prompt:
-            raise ValueError("an empty prompt has no next token")
-        create: Callable[..., Awaitable[Any]] = self._client.completions.with_raw_response.create
-        return create(model=self.model, prompt=prompt, max_tokens=1, temperature=0, logprobs=self._top_k, **more)
-
-    def _chat(self, request: NextTokenRequest) -> Awaitable[Any]:
-        if request.continuation:
-            raise self._host.incapable(
-                "a chat route cannot go on inside a label (here after "
-                f"{request.continuation!r}): use labels that differ in their first token, or --route completions"
-            )
-        return self._client.chat.completions.with_raw_response.create(
-            model=self.model,
-            messages=cast(Any, chat_messages(request.prompt)),
-            max_tokens=1,
-            temperature=0,
-            logprobs=True,
-            top_logprobs=self._top_k,
-        )
-
-    async def _document(self, answer: Awaitable[Any]) -> Mapping[str, Json]:
+    async def _document(self, route: Route[Any, Any], request: Request[Any]) -> Mapping[str, Json]:
         """The decoded body. Raw responses: building the SDK's objects costs more than reading the numbers."""
         import openai
 
         try:
-            response = (await answer).http_response
+            answer = await route.create(self._client)(**route.body(request), extra_body=self._extra_body or None)
+            response = answer.http_response
         except openai.APIStatusError as error:
             response = error.response
         except openai.APIConnectionError as error:
             raise self._host.unreachable(error.__cause__ or error) from None
-        return self._host.mapping(response)
+        try:
+            return self._host.mapping(response)
+        except (RequestError, AuthError) as error:  # "not allowed to request logprobs" comes as 403 too
+            if self._route in _NEXT_TOKEN and "logprobs" in str(error):
+                raise unwilling(self._host, str(error).removeprefix(f"{self.name}/{self.model}: ")) from None
+            raise
 
 
-def chat_messages(prompt: Prompt) -> list[dict[str, str]]:
-    """The prompt as chat turns: preamble as system message, demonstrations as question and answer, query last.
-
-    An answer starts its turn, so a label loses the space that joins it to a completion prompt.
-    """
-    if not prompt.query:
-        raise ValueError("an empty prompt has no next token")
-    messages = [_message("system", prompt.preamble)] if prompt.preamble else []
-    for text, label in prompt.demonstrations:
-        messages += (_message("user", text), _message("assistant", label.removeprefix(" ")))
-    return [*messages, _message("user", prompt.query)]
+def _routes(route: RouteName, echo: bool, manner: Manner, host: Host) -> dict[type[Request[Any]], Route[Any, Any]]:
+    """Kind of question -> how it is asked; the kind that every open provider answers stands first."""
+    if route in _CHOICE:
+        return {ChoiceRequest: _CHOICE[route](manner, host)}
+    routes: dict[type[Request[Any]], Route[Any, Any]] = {NextTokenRequest: _NEXT_TOKEN[route](manner, host)}
+    return routes | {SequenceRequest: Echo(manner, host)} if echo else routes
 
 
-def _as_continuation(candidate: Candidate) -> Candidate:
-    """An answer's first word as it would continue a completion prompt: with the space that a turn leaves out."""
-    text = candidate.text
-    return replace(candidate, text=text if not text or text[0].isspace() else f" {text}")
+def _checked_top_k(top_k: int | None, max_top_k: int | None, route: RouteName) -> int | None:
+    """How many candidates to ask for; None on a route that lists none."""
+    if route in _CHOICE:
+        if top_k is not None:
+            raise ConfigError(f"top_k says nothing on route {route}, which lists no tokens: leave it out")
+        return None
+    most = math.inf if max_top_k is None else max_top_k
+    if top_k is None:
+        return int(min(DEFAULT_TOP_K, most))
+    if not 1 <= top_k <= most:
+        raise ConfigError(f"top_k must be at least 1{f' and at most {max_top_k}' if max_top_k else ''}, not {top_k}")
+    return top_k
 
 
-def _message(role: str, content: str) -> dict[str, str]:
-    return {"role": role, "content": content}
+def _checked_headers(headers: Mapping[str, str]) -> Mapping[str, str]:
+    secret = sorted(name for name in headers if name.lower() in _KEY_HEADERS)
+    if secret:
+        raise ConfigError(f"header {secret[0]!r} may hold a key: keys come from an environment variable (api_key_env)")
+    return headers
 
 
-def _first_choice(document: Mapping[str, Json], host: Host) -> Mapping[str, Json]:
-    choices = document.get("choices")
-    choice = choices[0] if isinstance(choices, list) and choices else None
-    if not isinstance(choice, dict):
-        raise host.incapable("the reply has no choices, so no next token to score")
-    return choice
-
-
-def _sdk_client(host: Host, timeout_s: float) -> AsyncOpenAI:
+def _sdk_client(host: Host, timeout_s: float, headers: Mapping[str, str]) -> AsyncOpenAI:
     """The SDK without its retries (the client layer owns the only retry loop) and without what it would pick up
     from the environment and send to any host: key, organisation and project."""
     from openai import AsyncOpenAI  # takes seconds to import, so only here
@@ -227,6 +223,7 @@ def _sdk_client(host: Host, timeout_s: float) -> AsyncOpenAI:
         api_key=host.api_key or _NO_KEY,
         max_retries=0,
         timeout=timeout_s,
+        default_headers=headers,
         http_client=BoundedClient(base_url=host.base_url, timeout_s=timeout_s),
     )
     client.organization = client.project = None

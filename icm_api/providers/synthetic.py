@@ -16,7 +16,7 @@ from bisect import bisect_left
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
-from typing import TypeVar, cast
+from typing import Literal, TypeVar, cast
 
 import numpy as np
 
@@ -24,6 +24,8 @@ from icm_api.errors import CapabilityError, ConfigError, RateLimitError, Transie
 from icm_api.types import (
     Candidate,
     Capabilities,
+    ChoiceReply,
+    ChoiceRequest,
     Json,
     NextTokenReply,
     NextTokenRequest,
@@ -69,11 +71,15 @@ class SyntheticOptions:
     latency_s: float = 0.0
     echo: int = 1
     """1: it answers for all labels of a sequence in one request."""
+    choices: str = "none"
+    """`votes`: it tells no log-probabilities and answers with one label, drawn anew for each draw; `probabilities`:
+    with the probability of each. `none`: it tells log-probabilities."""
     prefix_cache: int = 1
     """1: it keeps the last prompt of each affinity and says how much of the next one it knew."""
 
 
-PASSING = frozenset({"failures", "rate_limited", "latency_s", "echo", "prefix_cache"})
+_READERS: Mapping[str, Callable[[str], float | str]] = {"int": int, "float": float, "str": str}
+PASSING = frozenset({"failures", "rate_limited", "latency_s", "echo", "choices", "prefix_cache"})
 """Options that change how it answers, never what."""
 
 
@@ -100,8 +106,8 @@ class Synthetic:
     @classmethod
     def from_options(cls, options: Mapping[str, str]) -> Synthetic:
         """Build from text options such as `{"noise": "0.5"}`. Raises ConfigError for an unknown or bad one."""
-        kinds = {f.name: int if f.type == "int" else float for f in fields(SyntheticOptions)}
-        values: dict[str, float] = {}
+        kinds = {f.name: _READERS[str(f.type)] for f in fields(SyntheticOptions)}
+        values: dict[str, float | str] = {}
         for name, text in options.items():
             if name not in kinds:
                 raise ConfigError(f"synthetic has no option {name!r}; it has {', '.join(sorted(kinds))}")
@@ -109,7 +115,7 @@ class Synthetic:
                 values[name] = kinds[name](text)
             except ValueError:
                 raise ConfigError(f"synthetic option {name} = {text!r} is not a number") from None
-        strange = [name for name, value in values.items() if not math.isfinite(value) or not _sensible(name, value)]
+        strange = [name for name, value in values.items() if not _sensible(name, value)]
         if strange:
             raise ConfigError(f"synthetic option {strange[0]} = {options[strange[0]]!r} is out of range")
         return cls(SyntheticOptions(**values))  # type: ignore[arg-type]
@@ -128,15 +134,22 @@ class Synthetic:
             counts_tokens=True,
             plain_text_tokens=True,
             context_tokens=self.options.max_context,
-            prompt_logprobs=bool(self.options.echo),
+            prompt_logprobs=bool(self.options.echo) and self._choices is None,
+            choices=self._choices,
         )
+
+    @property
+    def _choices(self) -> Literal["votes", "probabilities"] | None:
+        return None if self.options.choices == "none" else cast(Literal["votes", "probabilities"], self.options.choices)
 
     async def send(self, request: Request[R]) -> R:
         if isinstance(request, TokenCountRequest):
             return cast(R, TokenCountReply(tuple(map(_tokens, request.texts))))
-        if isinstance(request, NextTokenRequest) and not request.continuation:
+        if isinstance(request, ChoiceRequest) and self._choices:
+            return cast(R, await self._choose(request))
+        if isinstance(request, NextTokenRequest) and not request.continuation and self._choices is None:
             return cast(R, await self._next_token(request))
-        if isinstance(request, SequenceRequest) and self.options.echo:
+        if isinstance(request, SequenceRequest) and self.capabilities.prompt_logprobs:
             return cast(R, await self._sequence(request))
         raise CapabilityError(f"cannot answer a {request.kind} request", provider=self.name, model=self.model)
 
@@ -160,6 +173,18 @@ class Synthetic:
         usage = Usage(_tokens(request.prompt.text), cached_tokens=0, output_tokens=1)
         return SequenceReply(positions, usage, self.model)
 
+    async def _choose(self, request: ChoiceRequest) -> ChoiceReply:
+        """The order in which labels are offered changes nothing. The truth goes by their alphabetical order."""
+        await self._attempt()
+        wanted, prompt = sorted(request.labels), request.prompt
+        (expected,) = self._shares(prompt, wanted, len(prompt.demonstrations))
+        if self._choices == "votes":
+            seed = _digest(self.options.seed, f"draw {request.draw}", prompt.text)
+            drawn = np.random.default_rng(list(seed)).choice(len(wanted), p=expected)
+            expected = np.eye(len(wanted))[drawn]
+        shares = tuple(float(expected[wanted.index(label)]) for label in request.labels)
+        return ChoiceReply(shares, Usage(_tokens(prompt.text), cached_tokens=0, output_tokens=1), self.model)
+
     async def _attempt(self) -> None:
         self.requests += 1
         if self.options.latency_s:
@@ -181,6 +206,10 @@ class Synthetic:
             raise RateLimitError("too many requests, on purpose", provider=self.name, model=self.model)
 
     def _positions(self, prompt: Prompt, wanted: Sequence[str], first: int) -> Iterator[Position]:
+        for shares in self._shares(prompt, wanted, first):
+            yield self._expected(wanted, self.options.mass * shares)
+
+    def _shares(self, prompt: Prompt, wanted: Sequence[str], first: int) -> Iterator[Floats]:
         """What it expects at each label from the demonstration `first` on, and after the query, in one reading."""
         counts = self.options.prior * np.eye(len(wanted)) + 0.5
         said = _hash(self.options.seed, "noise")
@@ -188,7 +217,7 @@ class Synthetic:
         for k, (text, label) in enumerate((*prompt.demonstrations, (prompt.query, ""))):
             said.update(next(chunks).encode())
             if k >= first:
-                yield self._expected(wanted, self.options.mass * self._predict(counts, text, said.digest()))
+                yield self._predict(counts, text, said.digest())
             said.update(next(chunks, "").encode())
             if label in wanted:
                 counts[:, wanted.index(label)] += self._evidence(text, len(wanted))
@@ -223,7 +252,11 @@ class Synthetic:
         return [Candidate(text, math.log(p)) for text, p in ranked[: self.options.top_k] if p > 0]
 
 
-def _sensible(name: str, value: float) -> bool:
+def _sensible(name: str, value: float | str) -> bool:
+    if isinstance(value, str):
+        return value in ("none", "votes", "probabilities")
+    if not math.isfinite(value):
+        return False
     if name in ("mass", "failures", "rate_limited"):
         return 0 <= value <= 1
     if name in ("echo", "prefix_cache"):

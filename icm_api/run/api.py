@@ -41,7 +41,6 @@ async def alabel(data: Data, *, task: str, observe: Observer = lambda _: None, *
     config = load_config(RunConfig, {"data": source, "task": task, **settings}, os.environ)
     result = await run(config, os.environ, observe, rows=rows, rules=rules)
     if result.error is not None:
-        result.error.add_note(f"the labels found so far are in {result.summary.out}")
         raise result.error
     return result
 

@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
-from icm_api.client.meter import Limits
-from icm_api.client.retry import RetryPolicy
+from icm_api.client.meter import Limits, Snapshot
+from icm_api.client.prices import Price, find_price, parse_price
+from icm_api.client.retry import RetryPolicy, Sleep
 from icm_api.client.stack import Client, build_client
 from icm_api.config import ProviderConfig
 from icm_api.core.chains import ChainBuilder, ChainPolicy
 from icm_api.core.context import ContextBuilder, ContextPolicy
-from icm_api.errors import DataError, TransientError
+from icm_api.errors import ConfigError, DataError, TransientError
 from icm_api.local.models import default_cache_dir
 from icm_api.local.session import open_local
 from icm_api.providers.base import Provider
+from icm_api.providers.choices import question, written
 from icm_api.providers.registry import ProviderSettings, check_settings, open_provider
 from icm_api.run.job import Job, refuse_control_tokens
 from icm_api.run.methods import Tools
+from icm_api.run.probe_record import refuse_disproved
 from icm_api.run.scorer import PromptScorer
-from icm_api.types import Prompt, TokenCountRequest
+from icm_api.types import ChoiceRequest, Prompt, TokenCountRequest
 
 Say = Callable[[str], None]
 
@@ -47,22 +52,49 @@ OPENING_WAIT_S = 0.5
 
 @asynccontextmanager
 async def open_client(
-    config: ProviderConfig, environ: Mapping[str, str], say: Say | None = None
+    config: ProviderConfig,
+    environ: Mapping[str, str],
+    say: Say | None = None,
+    *,
+    replies: Path | None = None,
+    spent: Snapshot | None = None,
+    wrap: Callable[[Provider], Provider] = lambda adapter: adapter,
+    sleep: Sleep = asyncio.sleep,
 ) -> AsyncIterator[Client]:
-    """The provider behind cache, meter, retries and limiter; everything it started is stopped at the end."""
+    """The provider behind cache, meter, retries and limiter; everything it started is stopped at the end.
+
+    `replies`: where they are kept when the settings ask for no shared cache (None: nowhere); `spent` and `sleep` as
+    `build_client` takes them; `wrap` goes around the bare adapter.
+    """
     async with open_adapter(config, environ, say) as adapter:
         folder = config.cache_dir or default_cache_dir(environ)
+        refuse_disproved(folder, adapter)
         client = build_client(
-            adapter,
-            cache=folder / "replies" if config.cache else None,
-            limits=Limits(config.max_requests, config.max_prompt_tokens),
+            wrap(adapter),
+            cache=folder / "replies" if config.cache else replies,
+            limits=Limits(config.max_requests, config.max_prompt_tokens, config.max_usd),
             retry_policy=RetryPolicy(),
             max_concurrency=config.concurrency,
+            price=known_price(config, adapter.model),
+            spent=spent,
+            sleep=sleep,
         )
         try:
             yield client
         finally:
             await client.aclose()
+
+
+def known_price(config: ProviderConfig, model: str, longest_prompt_tokens: int | None = None) -> Price | None:
+    """The price that the user states, else the list price (see `find_price`); None: unknown. Raises ConfigError."""
+    return stated_price(config) or find_price(
+        config.provider, model, config.base_url, longest_prompt_tokens=longest_prompt_tokens
+    )
+
+
+def stated_price(config: ProviderConfig) -> Price | None:
+    """The price that the user states; None: none. Raises ConfigError for one that cannot be read."""
+    return None if config.price is None else parse_price(config.price)
 
 
 @asynccontextmanager
@@ -79,6 +111,7 @@ async def open_adapter(
         timeout_s=config.timeout_s,
         context_tokens=config.context_tokens,
         echo=config.echo,
+        extra_body=config.extra_body,
         options=config.provider_options,
     )
     check_settings(config.provider, settings)
@@ -137,6 +170,7 @@ def build_search(job: Job, provider: Provider, sizes: PromptSizes, say: Say | No
     """What a method works with, for a job on a provider. Raises DataError when an example alone is too long for it."""
     if not provider.capabilities.plain_text_tokens:
         refuse_control_tokens(job)
+    _refuse_unused_votes(job.config, provider)
     config, siblings = job.config, job.problem.siblings
     room = _room(job, provider, sizes.bounds, say)
     most = config.max_demonstrations or PAPER_POOL
@@ -148,6 +182,7 @@ def build_search(job: Job, provider: Provider, sizes: PromptSizes, say: Say | No
         preamble=job.task.preamble,
         min_mass=config.min_mass,
         concurrency=config.concurrency,
+        votes=config.votes,
     )
     shown = ContextPolicy(config.order, leave_out_siblings=leave_out, max_demonstrations=most, max_tokens=room)
     chained = ChainPolicy(max_tokens=room, max_examples=most + 1, leave_out_siblings=leave_out)  # the last shows none
@@ -158,6 +193,14 @@ def build_search(job: Job, provider: Provider, sizes: PromptSizes, say: Say | No
     )
 
 
+def _refuse_unused_votes(config: ProviderConfig, provider: Provider) -> None:
+    if "votes" in config.model_fields_set and provider.capabilities.choices != "votes":
+        raise ConfigError(
+            f"--votes: provider {provider.name!r} tells probabilities as it is asked here, so no answers are counted; "
+            "leave it out (or ask for them with --route votes, where the provider has it)"
+        )
+
+
 async def measure_sizes(job: Job, provider: Provider) -> PromptSizes:
     """Sizes of the job's parts, counted where the host counts tokens (it charges nothing for that), else guessed."""
     return await _counted_sizes(job, provider) if provider.capabilities.counts_tokens else _guessed_sizes(job, provider)
@@ -166,22 +209,31 @@ async def measure_sizes(job: Job, provider: Provider) -> PromptSizes:
 def longest_prompt_tokens(job: Job, provider: Provider, sizes: PromptSizes) -> int:
     """Upper bound on the tokens of the longest prompt of any method."""
     most = (job.config.max_demonstrations or PAPER_POOL) + 1
-    longest = len(job.task.preamble.encode()) + sum(sorted(sizes.bounds)[-most:])
+    longest = len(_around(job, provider).encode()) + sum(sorted(sizes.bounds)[-most:])
     context = _context_tokens(job, provider)
     return longest if context is None else min(longest, context)
 
 
 def _guessed_sizes(job: Job, provider: Provider) -> PromptSizes:
     bound_turn, turn = (1, 0) if provider.capabilities.continues_label else (TURN_TOKENS, TYPICAL_TURN_TOKENS)
-    labels = [label.text for label in job.task.labels]
+    labels = [written(label.text) if provider.capabilities.choices else label.text for label in job.task.labels]
     blocks = [f"{SEPARATOR}{text}{max(labels, key=len)}" for text in job.texts]
     return PromptSizes(
         bounds=tuple(math.ceil(len(block.encode()) / BYTES_PER_TOKEN) + bound_turn for block in blocks),
         texts=tuple(map(_typical_tokens, job.texts)),
         labels=tuple(map(_typical_tokens, labels)),
         separator=_typical_tokens(SEPARATOR) + turn,
-        preamble=_typical_tokens(job.task.preamble),
+        preamble=_typical_tokens(_around(job, provider)),
     )
+
+
+def _around(job: Job, provider: Provider) -> str:
+    """What every prompt says beside its examples: the preamble, and how to answer where a label is asked for."""
+    if provider.capabilities.choices is None:
+        return job.task.preamble
+    labels = tuple(label.text for label in job.task.labels)
+    asked = question(ChoiceRequest(Prompt(" ", preamble=job.task.preamble), labels))
+    return asked.system + asked.asked
 
 
 def _typical_tokens(text: str) -> float:
@@ -244,7 +296,7 @@ def _room(job: Job, provider: Provider, sizes: Sequence[int], say: Say | None) -
                 "the host does not say how long a prompt may be: nothing limits it but --context-tokens, if you give it"
             )
         return None
-    room = context - len(job.task.preamble.encode()) - 8
+    room = context - len(_around(job, provider).encode()) - 8
     too_long = [
         f"{job.dataset.source}:{example.line}: example {example.id!r} takes {size} tokens, and the context has room "
         f"for {room}: shorten or remove it, or use a model with a longer context"

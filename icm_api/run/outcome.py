@@ -16,10 +16,13 @@ from icm_api.core.labels import argmax_label
 from icm_api.core.problem import Problem
 from icm_api.core.relations import broken, is_broken
 from icm_api.core.step import Labelling
+from icm_api.core.votes import wilson_interval
 from icm_api.run.job import Job, describe_relation
 from icm_api.types import LabelScore, Relation
 
 CONFIDENCE_BINS = 10
+COUNTS = ("requests", "retries", "cache_hits", "prompt_tokens", "cached_tokens", "output_tokens", "unknown_usage")
+"""Of a `Snapshot`, as a summary has them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,9 @@ class LabelRow:
     forced_by: str | None
     """A relation that the model's favourite label would break; None when the label is the favourite, or when no rule
     stands against it (`paper` fidelity may reject a favourite)."""
+    kind: str | None
+    """What `logprobs` rest on (`icm_api.types.LabelScore.kind`): `sampled` and `stated` ones are no log-probabilities
+    of a language model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +76,8 @@ class Summary:
     collapsed: bool
     """(Nearly) all examples have one label: a utility that is high for no good reason."""
     forced: int
+    score_kind: str | None
+    """Of all label scores, as `LabelRow.kind`; None: nothing was labelled."""
     bounded_scores: int
     capped_contexts: int
     """Visits whose context could not show every labelled example, those that needed no request included."""
@@ -86,8 +94,8 @@ class Summary:
     unknown_usage: int
     """Replies whose host did not say what they cost, so that the token counts are too low."""
     cost_usd: str | None
-    """Of the replies, in plain digits (`icm_api.client.prices.spent_usd`); None: unknown. What came from this program's
-    own cache costs nothing."""
+    """Of the replies, in plain digits (`icm_api.client.meter.Snapshot.cost_usd`); None: unknown. What came from this
+    program's own cache costs nothing."""
     price_source: str | None
     """Where the price came from; None: no price is known."""
     planned_requests: int
@@ -133,14 +141,6 @@ def accuracy(gold: Sequence[int | None] | None, labels: Sequence[int | None]) ->
     return sum(g == label for g, label in pairs), len(pairs)
 
 
-def wilson_interval(right: int, n: int, z: float = 1.96) -> tuple[float, float]:
-    """95 % interval of a share (Wilson 1927); n > 0."""
-    share, square = right / n, z * z / n
-    middle = (share + square / 2) / (1 + square)
-    half = z * math.sqrt(share * (1 - share) / n + square / (4 * n)) / (1 + square)
-    return max(0.0, middle - half), min(1.0, middle + half)
-
-
 def calibration_error(confidences: Sequence[float], right: Sequence[bool]) -> float | None:
     """Expected calibration error (Guo et al. 2017, arXiv 1706.04599, section 2): over ten bins of confidence, equally
     wide, the mean gap between confidence and share that is right, weighted by the bin's size. None for no values."""
@@ -183,8 +183,9 @@ def summarise(
         label_shares=dict(zip(names, label_shares(found.labels, len(names)), strict=True)),
         collapsed=collapsed(found.labels, len(names)),
         forced=len(finding.forced),
+        score_kind=next((score.kind for score in found.scores if score is not None), None),
         warnings=(*warnings, *_collapse_warning(found, names)),
-        **asdict(snapshot),
+        **{name: getattr(snapshot, name) for name in COUNTS},
         **about,
     )
 
@@ -232,7 +233,7 @@ def _forced(
 def _row(job: Job, finding: Finding, i: int) -> LabelRow:
     label, score = finding.labelling.labels[i], finding.labelling.scores[i]
     if label is None or score is None:
-        return LabelRow(job.examples[i].id, None, None, None, None, None)
+        return LabelRow(job.examples[i].id, None, None, None, None, None, None)
     forced = finding.forced.get(i)
     return LabelRow(
         id=job.examples[i].id,
@@ -241,6 +242,7 @@ def _row(job: Job, finding: Finding, i: int) -> LabelRow:
         logprobs=dict(zip(job.label_names, score.logprobs_nats, strict=True)),
         mass=score.mass,
         forced_by=describe_relation(forced, job.examples) if forced else None,
+        kind=score.kind,
     )
 
 

@@ -6,6 +6,7 @@ their plan is what they do. For the others the questions are counted, and the pr
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from copy import copy
@@ -17,21 +18,24 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from icm_api.client.prices import Price, find_price, parse_price, plain_usd
-from icm_api.config import GOLD_METHOD, Method, ProviderConfig, RunConfig
+from icm_api.client.prices import Price, plain_usd
+from icm_api.config import GOLD_METHOD, Method, RunConfig
 from icm_api.core.baselines import round_sizes
 from icm_api.core.calibrate import Floats
 from icm_api.core.consistency import Consistency
 from icm_api.core.context import Chain, Query
 from icm_api.providers.base import Provider
+from icm_api.providers.choices import written
 from icm_api.run.compose import (
     TYPICAL_BYTES_PER_TOKEN,
     PromptSizes,
     Say,
     build_search,
+    known_price,
     longest_prompt_tokens,
     measure_sizes,
     open_client,
+    stated_price,
 )
 from icm_api.run.job import Job, prepare
 from icm_api.run.methods import BOOTSTRAP_DEMONSTRATIONS, Tools, open_method
@@ -113,41 +117,41 @@ async def plan(config: RunConfig, environ: Mapping[str, str], say: Say | None = 
 async def look_out(job: Job, provider: Provider) -> Outlook:
     """Measure what estimates rest on; asks the provider for token counts only."""
     sizes = await measure_sizes(job, provider)
-    price = stated_price(job.config) or find_price(
-        job.config.provider,
-        provider.model,
-        job.config.base_url,
-        longest_prompt_tokens=longest_prompt_tokens(job, provider, sizes),
-    )
+    price = known_price(job.config, provider.model, longest_prompt_tokens(job, provider, sizes))
     return Outlook(job, build_search(job, provider, sizes), sizes, provider.capabilities, price)
-
-
-def stated_price(config: ProviderConfig) -> Price | None:
-    """The price that the user states; None: none. Raises ConfigError for one that cannot be read."""
-    return None if config.price is None else parse_price(config.price)
 
 
 async def estimate(outlook: Outlook) -> Estimate:
     """What the method that the job names would ask for. The job's own context builder stays as it is."""
     config = outlook.job.config
     spend = await _SPENDS[config.method](outlook)
-    prompt_tokens = round(spend.prompt_tokens)
-    cached_tokens = None if spend.cached_tokens is None else min(prompt_tokens, round(spend.cached_tokens))
+    draws = config.votes if outlook.capabilities.choices == "votes" else 1
+    requests, prompt_tokens = draws * spend.requests, round(draws * spend.prompt_tokens)
+    cached_tokens = None if spend.cached_tokens is None else min(prompt_tokens, round(draws * spend.cached_tokens))
+    output_tokens = requests * _answer_tokens(outlook)
     return Estimate(
         method=_name(config),
         kind=spend.kind,
-        requests=spend.requests,
+        requests=requests,
         prompt_tokens=prompt_tokens,
         cached_tokens=cached_tokens,
-        output_tokens=spend.requests,
+        output_tokens=output_tokens,
         cost_usd=None
         if outlook.price is None
         else outlook.price.cost_usd(
-            prompt_tokens=prompt_tokens, cached_tokens=cached_tokens or 0, output_tokens=spend.requests
+            prompt_tokens=prompt_tokens, cached_tokens=cached_tokens or 0, output_tokens=output_tokens
         ),
         note=spend.note,
         chosen=True,
     )
+
+
+def _answer_tokens(outlook: Outlook) -> int:
+    """Of one reply: a single token where log-probabilities are asked for, else the longest label as it is written."""
+    if outlook.capabilities.choices is None:
+        return 1
+    longest = max(len(written(label.text).encode()) for label in outlook.job.task.labels)
+    return math.ceil(longest / TYPICAL_BYTES_PER_TOKEN)
 
 
 # --- the rows -------------------------------------------------------------------------------------------------
@@ -196,7 +200,10 @@ def _notes(outlook: Outlook) -> Iterator[str]:
         yield "the cost is unknown: no price is known for this model at this host; state one with --price"
     if outlook.capabilities.prefix_slots is None:
         yield "what a prefix cache of the host would save is unknown, and not counted"
-    if not outlook.capabilities.exact_labels:
+    if outlook.capabilities.choices == "votes":
+        votes = outlook.job.config.votes
+        yield f"the host tells no log-probabilities: each question is asked {votes} times (--votes), which is counted"
+    elif not outlook.capabilities.exact_labels and outlook.capabilities.choices is None:
         yield "a label of several tokens may take a further request each time, which is not counted"
 
 

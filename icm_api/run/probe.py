@@ -1,34 +1,60 @@
-"""Does this host return log-probs that labels can rest on? Measured with a few cheap requests, not looked up.
+"""Does this host return numbers that labels can rest on? Measured with about ten cheap requests, not looked up.
 
 The checks are those of the quiet failures seen on real hosts: parameters accepted and ignored, prompts cut in silence,
-labels out of reach, numbers that do not answer to the prompt or change from call to call.
+labels out of reach, numbers that do not answer to the prompt or change from call to call, echoes of the wrong place.
+Not measured: whether temperature moves the numbers. Adapters always ask at one temperature (it is part of their
+identity), so there is nothing to compare; a list made after sampling shows itself by being 0 throughout.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import TypeVar
 
+from icm_api.client.prices import Price
+from icm_api.client.wrapper import Wrapper
+from icm_api.config import ProviderConfig
 from icm_api.core.context import Chain, Query
 from icm_api.core.labels import logsumexp
+from icm_api.core.replies import list_faults, share_faults
 from icm_api.errors import CapabilityError
+from icm_api.local.models import default_cache_dir
 from icm_api.providers.base import Provider
+from icm_api.run.compose import Say, known_price, open_adapter
+from icm_api.run.probe_record import ABOUT_LABELS, Check, ProbeRecord, Status, save_record
 from icm_api.run.scorer import PromptScorer
-from icm_api.types import Label, LabelScore, NextTokenReply, NextTokenRequest
-
-Status = Literal["ok", "warn", "fail"]
-
-FEW_SHOT = (
-    ("Two is a number.", 1),
-    ("Fire is cold.", 0),
-    ("Cats are animals.", 1),
-    ("Stones can sing.", 0),
-    ("Water is wet.", 1),
-    ("The sun is made of cheese.", 0),
+from icm_api.types import (
+    ChoiceReply,
+    ChoiceRequest,
+    Label,
+    LabelScore,
+    NextTokenReply,
+    NextTokenRequest,
+    Prompt,
+    Request,
+    SequenceReply,
+    Usage,
 )
-QUERY = "Dogs can bark."
+
+R = TypeVar("R")
+
+SHOWN = (
+    "Two is a number.",
+    "Fire is cold.",
+    "Cats are animals.",
+    "Stones can sing.",
+    "Water is wet.",
+    "The sun is made of cheese.",
+)
+"""Every second one is true; of two labels, the last is shown with the true ones."""
+ASKED = ("Dogs can bark.", "The moon is a kind of bread.")
+"""A true one and a false one."""
+PLAIN = (" True", " False")
+"""Labels that no tokeniser is in trouble with: what fails for them fails because of the host."""
 ENOUGH_MASS = 0.05
 JITTER_NATS = 0.01
 ECHO_NATS = 0.1
@@ -37,107 +63,147 @@ WRONG_ECHO_NATS = 0.5
 CHECKED_FROM = 3
 """Positions whose prompt log-probs are checked: from here on the labels are likely enough to be listed."""
 
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    name: str
-    status: Status
-    detail: str
+OTHER_ROUTE = "use another route of this host, another model or host, or counted answers (--route votes)"
+WITHOUT_ECHO = "do without prompt log-probs: leave out --echo, or use another route or model"
+PROMPT_IS_CUT = "set the host's context so that prompts fit (and --context-tokens to match), or use another host"
+OTHER_LABELS = "raise --top-k, or choose label words that the model would write here (--labels)"
 
 
-@dataclass(frozen=True, slots=True)
-class ProbeReport:
-    """What was measured. `verdict`: `usable`, `usable with care` or `not usable`."""
+async def probe_host(
+    config: ProviderConfig, environ: Mapping[str, str], labels: Sequence[Label], say: Say | None = None
+) -> ProbeRecord:
+    """Probe the host that the configuration names, and keep the record in the cache folder.
 
-    provider: str
-    model: str
-    verdict: str
-    checks: tuple[Check, ...]
-
-    @property
-    def usable(self) -> bool:
-        return all(check.status != "fail" for check in self.checks)
-
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-async def probe(provider: Provider, labels: Sequence[Label]) -> ProbeReport:
-    """Ask a few short questions of a bare adapter (no cache: a repeated call must be a call). Two labels.
-
-    Raises AuthError, RequestError and the like as they are: those say nothing of log-probs.
+    Raises AuthError, RequestError and the like as they are (those say nothing of its numbers, and no record is kept),
+    ConfigError for an unusable setting.
     """
-    asked = _Probe(provider, labels)
-    try:
-        checks = await asked.checks()
-    except CapabilityError as error:
-        checks = [Check("log-probs", "fail", str(error))]
-    return ProbeReport(provider.name, provider.model, _verdict(checks), tuple(checks))
+    async with open_adapter(config, environ, say) as provider:
+        price = known_price(config, provider.model)
+        record = await probe(provider, labels, price=price, votes=config.votes)
+        save_record(config.cache_dir or default_cache_dir(environ), provider, record)
+        return record
 
 
-class _Probe:
+async def probe(provider: Provider, labels: Sequence[Label], *, price: Price | None, votes: int = 1) -> ProbeRecord:
+    """Ask a few short questions of a bare adapter (no cache: a repeated call must be a call). Two labels or more.
+
+    `votes`: answers that a run would count for one question. Raises as `probe_host`.
+    """
+    watched = _Watched(provider)
+    measure = _Choices(watched, labels, votes) if provider.capabilities.choices else _LogProbs(watched, labels)
+    checks = [check async for check in measure.checks()]
+    checks += [_usage(watched.usages), _context(provider), _price(price)]
+    return ProbeRecord(
+        provider=provider.name,
+        model=provider.model,
+        identity=dict(provider.identity),
+        labels=tuple(label.name for label in labels),
+        verdict=_verdict(checks),
+        checks=tuple(checks),
+        requests=watched.requests,
+        day=f"{datetime.now(UTC):%Y-%m-%d}",
+        tool_version=version("icm-api"),
+    )
+
+
+class _Watched(Wrapper):
+    """Counts what is asked, and keeps what replies say they took."""
+
+    def __init__(self, inner: Provider) -> None:
+        super().__init__(inner)
+        self.requests = 0
+        self.usages: list[Usage] = []
+
+    async def send(self, request: Request[R]) -> R:
+        self.requests += request.paid
+        reply = await super().send(request)
+        if isinstance(reply, NextTokenReply | SequenceReply | ChoiceReply):
+            self.usages.append(reply.usage)
+        return reply
+
+
+# --- hosts that tell log-probabilities ------------------------------------------------------------------------
+
+
+class _LogProbs:
     def __init__(self, provider: Provider, labels: Sequence[Label]) -> None:
-        texts = [f"Claim: {claim}\nI think this claim is" for claim, _ in (*FEW_SHOT, (QUERY, 1))]
-        self.provider = provider
-        self.scorer = PromptScorer(provider, labels, texts, min_mass=0.0)
-        self.query = Query(len(FEW_SHOT), tuple((i, label) for i, (_, label) in enumerate(FEW_SHOT)))
+        self.provider, self.n_labels = provider, len(labels)
+        self.scorer = PromptScorer(provider, labels, _texts(), min_mass=0.0)
+        self.query = Query(len(SHOWN), tuple((i, (i + 1) % len(labels)) for i in range(len(SHOWN))))
 
-    async def checks(self) -> list[Check]:
-        request = NextTokenRequest(self.scorer.prompt(self.query), self.scorer.wanted)
-        reply = await self.provider.send(request)
-        first = await self._score(self.query)
-        return [
-            Check("log-probs", "ok", f"{len(reply.candidates)} candidates listed"),
-            _reach(first),
-            await self._answers_to("the last label", self._flipped(-1), first),
-            await self._answers_to("the first label", self._flipped(0), first),
-            _jitter(first, await self._score(self.query)),
-            *await self._prompt_logprobs(),
-            _usage(reply),
-            _context(self.provider),
-        ]
+    async def checks(self) -> AsyncIterator[Check]:
+        yield (listed := await self._listed())
+        if listed.status == "fail":
+            return
+        try:
+            first = await self._score(self.query)
+            yield _reach(first)
+            yield await self._answers_to("the last label", self._changed(-1), first)
+            yield await self._answers_to("the first label", self._changed(0), first)
+            yield _jitter(first, await self._score(self.query))
+        except CapabilityError as error:
+            yield Check(ABOUT_LABELS, "fail", str(error), OTHER_LABELS)
+            return
+        if self.provider.capabilities.prompt_logprobs:
+            yield await self._prompt_logprobs()
 
-    async def _prompt_logprobs(self) -> list[Check]:
-        """Each label's log-prob within a sequence must be what it is after the same text alone. Some hosts give that of
-        the next place: numbers that look right and are not."""
-        if not self.provider.capabilities.prompt_logprobs:
-            return []
+    async def _listed(self) -> Check:
+        """Whether there are log-probs at all. Asked with plain labels, so that it says nothing of the user's own."""
+        try:
+            reply = await self.provider.send(NextTokenRequest(_plain_prompt(), PLAIN))
+        except CapabilityError as error:
+            return Check("log-probs", "fail", str(error), OTHER_ROUTE)
+        if faults := list_faults(reply.candidates, reply.floor_nats):
+            return Check("log-probs", "fail", "; ".join(faults), OTHER_ROUTE)
+        return Check("log-probs", "ok", f"{len(reply.candidates)} candidates listed")
+
+    async def _prompt_logprobs(self) -> Check:
+        """Each label's log-prob within a sequence must be what it is after the same text alone: so it covers the
+        prompt, answers to each changed word, and is not that of the next place, as on some hosts."""
         shown = (*self.query.demonstrations, (self.query.example, 0))
         alone = [Query(shown[k][0], shown[:k]) for k in range(CHECKED_FROM, len(shown))]
         try:
             (together,) = await self.scorer.score_chains([Chain(shown, CHECKED_FROM)])
-            return [_agreement(together, await self.scorer.score(alone))]
+            return _agreement(together, await self.scorer.score(alone))
         except CapabilityError as error:
-            return [Check("prompt log-probs", "fail", str(error))]
+            return Check("prompt log-probs", "fail", str(error), WITHOUT_ECHO)
 
     async def _score(self, query: Query) -> LabelScore:
         return (await self.scorer.score([query]))[0]
 
-    def _flipped(self, position: int) -> Query:
+    def _changed(self, position: int) -> Query:
+        """The question with another label at one place."""
         shown = list(self.query.demonstrations)
         example, label = shown[position]
-        shown[position] = (example, 1 - label)
-        return Query(self.query.example, tuple(shown))
+        shown[position] = (example, (label + 1) % self.n_labels)
+        return replace(self.query, demonstrations=tuple(shown))
 
     async def _answers_to(self, what: str, changed: Query, before: LabelScore) -> Check:
         """A prompt that is cut or ignored gives the same numbers whatever it says."""
         moved = _distance(before, await self._score(changed))
         name = f"answers to {what} of the prompt"
         if moved == 0:
-            return Check(name, "fail", "the log-probs did not move at all: the prompt is cut or not read")
+            detail = "the log-probs did not move at all: the prompt is cut or not read"
+            return Check(name, "fail", detail, PROMPT_IS_CUT)
         return Check(name, "ok", f"moved by {moved:.3f} nats")
 
 
 def _reach(score: LabelScore) -> Check:
     if any(score.bounded):
-        return Check("labels in reach", "warn", "a label is outside the listed candidates and only bounded (--top-k)")
-    status: Status = "ok" if score.mass >= ENOUGH_MASS else "warn"
-    return Check("labels in reach", status, f"both labels listed, together {score.mass:.3f} of the probability")
+        detail = "a label is outside the listed candidates and only bounded"
+        return Check(ABOUT_LABELS, "warn", detail, OTHER_LABELS)
+    detail = f"all labels listed, together {score.mass:.3f} of the probability"
+    if score.mass < ENOUGH_MASS:
+        return Check(ABOUT_LABELS, "warn", detail, OTHER_LABELS)
+    return Check(ABOUT_LABELS, "ok", detail)
 
 
 def _jitter(first: LabelScore, second: LabelScore) -> Check:
     moved = _distance(first, second)
-    return Check("repeated call", "ok" if moved <= JITTER_NATS else "warn", f"differs by {moved:.4f} nats")
+    detail = f"differs by {moved:.4f} nats"
+    if moved <= JITTER_NATS:
+        return Check("repeated call", "ok", detail)
+    return Check("repeated call", "warn", detail, "count on labels that are clear; a rerun may differ in the others")
 
 
 def _agreement(together: Sequence[LabelScore | None], alone: Sequence[LabelScore]) -> Check:
@@ -149,11 +215,11 @@ def _agreement(together: Sequence[LabelScore | None], alone: Sequence[LabelScore
         if one is not None and other is not None
     ]
     if not apart:
-        return Check(name, "warn", "not comparable: no label is in both lists (--top-k)")
+        return Check(name, "warn", "not comparable: no label is in both lists", OTHER_LABELS)
     worst = f"{len(apart)} of them differ by up to {max(apart):.3f} nats from next-token requests for the same places"
     if max(apart) > WRONG_ECHO_NATS:
-        return Check(name, "fail", f"{worst}: they are not those of the labels; do without --echo")
-    return Check(name, "ok" if max(apart) <= ECHO_NATS else "warn", worst)
+        return Check(name, "fail", f"{worst}: they are not those of the labels", WITHOUT_ECHO)
+    return Check(name, "ok", worst) if max(apart) <= ECHO_NATS else Check(name, "warn", worst, WITHOUT_ECHO)
 
 
 def _raw_nats(score: LabelScore | None) -> list[float | None]:
@@ -165,27 +231,120 @@ def _raw_nats(score: LabelScore | None) -> list[float | None]:
     return [None if bounded else value + shift for value, bounded in labels]
 
 
-def _usage(reply: NextTokenReply) -> Check:
-    usage = reply.usage
-    if usage.prompt_tokens is None:
-        return Check("usage reported", "warn", "no token counts: limits hold by the prompt's size in bytes")
-    cached = "not reported" if usage.cached_tokens is None else str(usage.cached_tokens)
-    return Check("usage reported", "ok", f"prompt tokens {usage.prompt_tokens}, cached {cached}")
+def _distance(a: LabelScore, b: LabelScore) -> float:
+    return max(abs(x - y) for x, y in zip(a.logprobs_nats, b.logprobs_nats, strict=True))
+
+
+# --- hosts that choose a label --------------------------------------------------------------------------------
+
+
+class _Choices:
+    """Each of two claims is asked with the labels in both orders."""
+
+    def __init__(self, provider: Provider, labels: Sequence[Label], votes: int) -> None:
+        self.provider, self.votes = provider, votes
+        self.labels = tuple(label.text for label in labels)
+        texts = _texts()
+        self.shown = tuple((text, self.labels[(i + 1) % len(labels)]) for i, text in enumerate(texts[: len(SHOWN)]))
+        self.asked = texts[len(SHOWN) :]
+
+    async def checks(self) -> AsyncIterator[Check]:
+        offered = (self.labels, self.labels[::-1])
+        try:
+            replies = [[await self._ask(query, labels) for labels in offered] for query in self.asked]
+        except CapabilityError as error:
+            yield Check("answers with a label", "fail", str(error), "use another model or host")
+            return
+        votes = self.provider.capabilities.choices == "votes"
+        faults = {fault for pair in replies for reply in pair for fault in self._faults(reply, votes)}
+        if faults:
+            yield Check("answers with a label", "fail", "; ".join(sorted(faults)), "use another model or host")
+            return
+        yield Check("answers with a label", "ok", f"{len(replies) * 2} answers, each one of the labels")
+        chosen = [[_best(labels, reply) for labels, reply in zip(offered, pair, strict=True)] for pair in replies]
+        yield _by_order(chosen)
+        yield _apart(chosen)
+        yield self._requests(votes)
+
+    async def _ask(self, query: str, labels: tuple[str, ...]) -> ChoiceReply:
+        return await self.provider.send(ChoiceRequest(Prompt(query, self.shown), labels))
+
+    def _faults(self, reply: ChoiceReply, votes: bool) -> list[str]:
+        return share_faults(reply.shares, len(self.labels), votes=votes)
+
+    def _requests(self, votes: bool) -> Check:
+        each = self.votes if votes else 1
+        kind = "counted answers" if votes else "the host's own probabilities, not log-probs of a language model"
+        return Check("requests a question", "ok", f"{each} ({kind})")
+
+
+def _best(labels: Sequence[str], reply: ChoiceReply) -> str:
+    return max(zip(reply.shares, labels, strict=True))[1]
+
+
+def _by_order(chosen: Sequence[Sequence[str]]) -> Check:
+    """A host that goes by the place of an option, not by what it says, changes its answer with the order."""
+    name = "same answer in another order"
+    flipped = sum(one != other for one, other in chosen)
+    detail = f"{flipped} of {len(chosen)} answers changed with the order in which the labels were offered"
+    if flipped == len(chosen):
+        return Check(name, "fail", f"{detail}: it answers by their place", "use another model or host")
+    if flipped:
+        return Check(name, "warn", detail, "keep --votes even and at 8 or more, so that each order counts alike")
+    return Check(name, "ok", detail)
+
+
+def _apart(chosen: Sequence[Sequence[str]]) -> Check:
+    name = "tells a true claim from a false one"
+    if len({label for pair in chosen for label in pair}) > 1:
+        return Check(name, "ok", "another label for each")
+    detail = f"{chosen[0][0].strip()!r} for both, though examples of both labels were shown"
+    return Check(name, "warn", detail, "look at the labels of a small run (--limit 20) first, or use another model")
+
+
+# --- what holds for all ---------------------------------------------------------------------------------------
+
+
+def _texts() -> list[str]:
+    return [f"Claim: {claim}\nI think this claim is" for claim in (*SHOWN, *ASKED)]
+
+
+def _plain_prompt() -> Prompt:
+    texts = _texts()
+    shown = tuple((text, PLAIN[i % 2]) for i, text in enumerate(texts[: len(SHOWN)]))
+    return Prompt(texts[len(SHOWN)], shown)
+
+
+def _usage(usages: Sequence[Usage]) -> Check:
+    """`usages`: of all replies. Most of the prompts begin alike, so a host that caches has cached some of them."""
+    told = [usage for usage in usages if usage.prompt_tokens is not None]
+    if not told:
+        advice = "set --max-prompt-tokens with room to spare"
+        return Check("usage reported", "warn", "no token counts: limits hold by the prompt's size in bytes", advice)
+    cached = [usage.cached_tokens for usage in told if usage.cached_tokens is not None]
+    most = f"at most {max(cached)} of them cached" if cached else "cached ones not reported"
+    return Check("usage reported", "ok", f"up to {max(u.prompt_tokens or 0 for u in told)} prompt tokens, {most}")
 
 
 def _context(provider: Provider) -> Check:
     tokens = provider.capabilities.context_tokens
     if tokens is None:
-        return Check("context length", "warn", "unknown: set it with --context-tokens")
+        return Check("context length", "warn", "unknown", "set it with --context-tokens")
     return Check("context length", "ok", f"{tokens} tokens")
 
 
-def _distance(a: LabelScore, b: LabelScore) -> float:
-    return max(abs(x - y) for x, y in zip(a.logprobs_nats, b.logprobs_nats, strict=True))
+def _price(price: Price | None) -> Check:
+    if price is None:
+        return Check("price", "warn", "unknown for this model at this host", "state it with --price")
+    rates = "/".join(
+        f"{rate.normalize():f}"
+        for rate in (price.input_usd_per_mtok, price.cached_usd_per_mtok, price.output_usd_per_mtok)
+    )
+    return Check("price", "ok", f"{rates} USD per million tokens: input, cached, output ({price.source})")
 
 
 def _verdict(checks: Sequence[Check]) -> str:
-    statuses = {check.status for check in checks}
+    statuses: set[Status] = {check.status for check in checks}
     if "fail" in statuses:
         return "not usable"
     return "usable with care" if "warn" in statuses else "usable"

@@ -3,31 +3,59 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import secrets
+import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import asdict, dataclass, field
-from datetime import datetime
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
 from decimal import Decimal
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TypeVar
 
 from icm_api.client.meter import Snapshot
-from icm_api.client.prices import Price, plain_usd, spent_usd
+from icm_api.client.prices import Price, plain_usd
 from icm_api.client.stack import Client
+from icm_api.client.wrapper import Wrapper
 from icm_api.config import RunConfig
 from icm_api.core.step import Labelling, Step
 from icm_api.data.readers import Rows
 from icm_api.data.writers import write_json, write_jsonl
-from icm_api.errors import BudgetError, ConfigError, IcmError
-from icm_api.run.compose import Say, build_search, open_client
+from icm_api.errors import BudgetError, ConfigError, IcmError, JournalError
+from icm_api.local.models import default_cache_dir
+from icm_api.providers.base import Provider
+from icm_api.run.compose import Say, build_search, open_client, stated_price
+from icm_api.run.inputs import hashes, write_inputs
+from icm_api.run.interrupt import Interrupt, InterruptedRunError, Interruptible
 from icm_api.run.job import Job, prepare
+from icm_api.run.journal import (
+    FILES,
+    FORMAT,
+    INPUTS,
+    LABELS,
+    REPLIES,
+    SUMMARY,
+    DivergedError,
+    Manifest,
+    RunFolder,
+    new_folder,
+)
 from icm_api.run.methods import Tools, open_method
 from icm_api.run.outcome import LabelRow, Summary, final_finding, label_rows, summarise
-from icm_api.run.plan import Estimate, estimate, look_out, stated_price
+from icm_api.run.plan import Estimate, Outlook, estimate, look_out
+from icm_api.run.probe_record import find_record
+from icm_api.types import Request
+
+R = TypeVar("R")
+
+LABELS_EVERY_S = 1.0
+LABELS_SHARE = 0.05
+"""Most of a run's time that goes into writing the labels so far."""
+LIMITS = ("max_requests", "max_prompt_tokens", "max_usd")
+"""Settings that may change when a run goes on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +70,7 @@ class Progress:
     """So far; None: unknown."""
     out: Path
     """Where the labels will be, also when the run is cut short."""
+    run_dir: Path
 
 
 Observer = Callable[[Progress], None]
@@ -66,56 +95,43 @@ async def run(
     rows: Rows | None = None,
     rules: Rows | None = None,
     say: Say | None = None,
+    interrupt: Interrupt | None = None,
 ) -> Result:
     """Label a dataset and write what was found (`rows`, `rules`: in place of the files of data and relations).
 
-    The run folder gets `labels.jsonl`, `summary.json`, `steps.jsonl` (the journal) and `config.json`.
+    What the run folder gets is in `icm_api.run.journal`; `icm_api.run.resume` goes on with a run that was cut short.
 
-    Raises an IcmError only when nothing was labelled; later ones (a budget, a host that gave up) end the search and
-    stand in the result. Cancelling writes what was found, then raises CancelledError.
+    Raises an IcmError only when nothing was labelled; later ones (a budget, a host that gave up, an `interrupt`) end
+    the search and stand in the result. Notes on the error say where the labels are and how to go on. Cancelling writes
+    what was found, then raises CancelledError.
     """
     stated_price(config)
-    folder = RunFolder.plan(config)
+    place = Place.plan(config)
     job = prepare(config, rows, rules)
-    async with open_client(config, environ, say) as client:
-        outlook = await look_out(job, client.provider)
-        tools = build_search(job, client.provider, outlook.sizes, say)
-        folder.create(config, client.provider.identity)
-        return await _Run(job, client, tools, folder, await estimate(outlook), outlook.price).finish(observe)
+    with new_folder(place.path) as folder:
+        return await label_in(folder, None, job, place, environ, observe, say, interrupt or Interrupt())
 
 
 @dataclass(frozen=True, slots=True)
-class RunFolder:
-    """The folder of one run."""
+class Place:
+    """Where a run writes."""
 
     path: Path
     run_id: str
     out: Path
 
     @classmethod
-    def plan(cls, config: RunConfig) -> RunFolder:
+    def plan(cls, config: RunConfig) -> Place:
         """Where a run will write. Raises ConfigError when it cannot, before anything is spent; makes nothing yet."""
         run_id = f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
-        path = config.run_dir or Path("runs") / run_id
-        own = [path / name for name in ("config.json", "steps.jsonl", "summary.json")]
-        out = path / "labels.jsonl" if config.out is None else config.out
-        _check_out(out, config, own)
+        return cls.of(config.run_dir or Path("runs") / run_id, run_id, config)
+
+    @classmethod
+    def of(cls, path: Path, run_id: str, config: RunConfig) -> Place:
+        """That of a run whose folder is known. Raises as `plan`."""
+        out = path / LABELS if config.out is None else config.out
+        _check_out(out, config, [path / name for name in FILES if name != LABELS])
         return cls(path, run_id, out)
-
-    def create(self, config: RunConfig, provider: Mapping[str, Any]) -> None:
-        _make_folder(self.path)
-        (self.path / "steps.jsonl").unlink(missing_ok=True)
-        write_json(self.path / "config.json", {"config": config.model_dump(mode="json"), "provider": dict(provider)})
-
-    def open_journal(self) -> TextIO:
-        return (self.path / "steps.jsonl").open("a", encoding="utf-8")
-
-
-def _make_folder(path: Path) -> None:
-    try:
-        path.mkdir(parents=True, exist_ok=True, mode=0o700)
-    except OSError as error:
-        raise ConfigError(f"--run-dir: {path} cannot be made: {error.strerror}") from None
 
 
 def _check_out(out: Path, config: RunConfig, run_files: Sequence[Path]) -> None:
@@ -130,72 +146,286 @@ def _check_out(out: Path, config: RunConfig, run_files: Sequence[Path]) -> None:
         raise ConfigError(f"--out: {out} is a file that this run reads or keeps; name another")
 
 
+async def label_in(
+    folder: RunFolder,
+    manifest: Manifest | None,
+    job: Job,
+    place: Place,
+    environ: Mapping[str, str],
+    observe: Observer,
+    say: Say | None,
+    interrupt: Interrupt,
+    limits: Mapping[str, Any] | None = None,
+) -> Result:
+    """Label the job in an open folder, as `run` does. `manifest`: of a run that goes on, None for one that begins;
+    `limits`: those it goes on with, where they are not those it began with."""
+    keeper = _Keeper(folder, job.config, default_cache_dir(environ), limits or {})
+    async with open_client(
+        job.config,
+        environ,
+        say,
+        replies=place.path / REPLIES,
+        spent=folder.before.spent,
+        wrap=lambda adapter: _Announced(adapter, keeper),
+        sleep=interrupt.sleep,
+    ) as client:
+        provider = Interruptible(client.provider, interrupt)
+        outlook = await look_out(job, provider)
+        planned, tools = await estimate(outlook), build_search(job, provider, outlook.sizes, say)
+        if manifest is None:
+            write_inputs(place.path / INPUTS, job)
+            folder.begin(_manifest(job, place, provider, outlook, planned, environ))
+        else:
+            _refuse_other_provider(folder.path, manifest, provider)
+        keeper.client = client
+        keeper.save()
+        return await _Run(job, client, tools, place, planned, outlook.price, keeper, interrupt).finish(observe)
+
+
+def _manifest(
+    job: Job, place: Place, provider: Provider, outlook: Outlook, planned: Estimate, environ: Mapping[str, str]
+) -> Manifest:
+    cache_dir = (job.config.cache_dir or default_cache_dir(environ)).absolute()
+    record, cwd = find_record(cache_dir, provider), Path.cwd()
+    return Manifest(
+        format=FORMAT,
+        run_id=place.run_id,
+        begun=datetime.now(UTC).isoformat(timespec="seconds"),
+        version=version("icm-api"),
+        config=job.config.model_dump(mode="json") | {"cache_dir": str(cache_dir)},
+        given=tuple(sorted(job.config.model_fields_set)),
+        cwd=str(cwd),
+        cwd_from_run=os.path.relpath(cwd, place.path),
+        hashes=hashes(job),
+        provider=dict(provider.identity),
+        price=_price(outlook.price),
+        probe=None if record is None else record.as_json(),
+        planned={"requests": planned.requests, "kind": planned.kind, "prompt_tokens": planned.prompt_tokens},
+    )
+
+
+def _price(price: Price | None) -> dict[str, str] | None:
+    if price is None:
+        return None
+    rates = ("input_usd_per_mtok", "cached_usd_per_mtok", "output_usd_per_mtok")
+    return {name: str(plain_usd(getattr(price, name))) for name in rates} | {"source": price.source}
+
+
+def _refuse_other_provider(path: Path, manifest: Manifest, provider: Provider) -> None:
+    """Its answers could be others, so the steps would not be those of the journal."""
+    was, now = manifest.provider, dict(provider.identity)
+    changed = [
+        f"{name}: {was.get(name)!r} -> {now.get(name)!r}"
+        for name in sorted({*was, *now})
+        if was.get(name) != now.get(name)
+    ]
+    if changed:
+        raise JournalError(
+            f"{path}: the provider is not the one that the run began with: {'; '.join(changed)}. Go on with that one, "
+            "or label anew with `icm-api run`"
+        )
+
+
+class _Keeper:
+    """Keeps the state of a run on disk. What is about to be spent is written down before it is sent, so that a limit
+    holds however the process ends."""
+
+    def __init__(self, folder: RunFolder, config: RunConfig, cache_dir: Path, limits: Mapping[str, Any]) -> None:
+        self.folder, self.config = folder, config
+        self.cache_dir = config.cache_dir or cache_dir
+        self.before = folder.before
+        self.client: Client | None = None
+        self.state = replace(self.before, status="running", stop_reason=None, pid=os.getpid(), limits=limits)
+        self._started = time.monotonic()
+
+    @property
+    def counts(self) -> Snapshot:
+        """Of the whole run. What it had paid for in an earlier part and now found in the cache is no hit."""
+        assert self.client is not None
+        counts, spent = self.client.snapshot(), self.before.spent
+        return replace(counts, cache_hits=max(0, counts.cache_hits - (spent.requests - spent.retries)))
+
+    @property
+    def wall_s(self) -> float:
+        return self.before.wall_s + time.monotonic() - self._started
+
+    @property
+    def asked_again(self) -> bool:
+        """Whether anything has been paid for since the run was opened."""
+        assert self.client is not None
+        return self.client.snapshot().requests > self.before.spent.requests
+
+    def save(self, *, durable: bool = False, **changes: Any) -> None:
+        assert self.client is not None
+        spent = self.client.snapshot()
+        self.state = replace(self.state, spent=spent, wall_s=round(self.wall_s, 3), **changes)
+        self.folder.save(self.state, durable=durable)
+
+    def before_attempt(self) -> None:
+        """Raises JournalError rather than pay for a whole run again because its replies are somewhere else."""
+        if self.client is None:
+            return
+        if self.folder.journal.replaying and not self.client.snapshot().cache_hits:
+            where = self.cache_dir / "replies" if self.config.cache else self.folder.path / REPLIES
+            raise JournalError(
+                f"{self.folder.path}: the replies that this run has paid for are not in {where}; bring that folder "
+                "back or name the cache folder with --cache-dir, or label anew with `icm-api run`"
+            )
+        self.save()
+
+
+class _Announced(Wrapper):
+    """Tells the keeper of each attempt that is paid for, before it is sent. The innermost of the wrappers."""
+
+    def __init__(self, inner: Provider, keeper: _Keeper) -> None:
+        super().__init__(inner)
+        self._keeper = keeper
+
+    async def send(self, request: Request[R]) -> R:
+        if request.paid:
+            self._keeper.before_attempt()
+        return await self.inner.send(request)
+
+
 @dataclass(slots=True)
 class _Run:
     job: Job
     client: Client
     tools: Tools
-    folder: RunFolder
+    place: Place
     planned: Estimate
     price: Price | None
+    keeper: _Keeper
+    interrupt: Interrupt
     last: Step | None = None
     spared: int = 0
     gap_nats: float = 0.0
-    started: float = field(default_factory=time.monotonic)
+    labels_due_s: float = 0.0
+    notes: list[str] = field(default_factory=list)
 
     async def finish(self, observe: Observer) -> Result:
-        stop, error = "", None
+        error: IcmError | None = None
         try:
             stop = await self._search(observe)
             error = _shortfall(self, stop)
         except IcmError as caught:
-            if self.last is None:
-                raise
             stop, error = _stop_reason(caught), caught
         except asyncio.CancelledError:
-            if self.last is not None:
-                self._write("interrupted", None)
+            self._save("interrupted", None)
             raise
-        return self._write(stop, error)
+        return self._ended(stop, error)
+
+    def _ended(self, stop: str, error: IcmError | None) -> Result:
+        """Save what was found; raise the error where nothing was, or where it cannot be saved."""
+        try:
+            result = self._save(stop, error)
+        except IcmError as unsaved:
+            if error is not None:
+                error.add_note(str(unsaved))
+            raise self._advised(error or unsaved) from unsaved
+        if error is not None and not self._at_its_end:
+            self._advised(error)
+        if result is None:
+            assert error is not None
+            raise error
+        return result
+
+    @property
+    def _at_its_end(self) -> bool:
+        """The method's; a run that was cut short is not."""
+        return self.last is not None and self.last.stop is not None
 
     async def _search(self, observe: Observer) -> str:
-        with self.folder.open_journal() as journal:
+        self.interrupt.heeded = True
+        try:
             async with aclosing(open_method(self.job, self.tools)) as steps:
                 async for step in steps:
                     self._count(step)
-                    journal.write(json.dumps(self._journal_line(step)) + "\n")
-                    journal.flush()
+                    if self._journalled(step):
+                        self._keep(step)
                     observe(self._progress(step))
+        finally:
+            self.interrupt.heeded = False
         assert self.last is not None
         assert self.last.stop is not None
         return self.last.stop
 
     def _progress(self, step: Step) -> Progress:
-        counts = self.client.snapshot()
-        return Progress(self.job, step, counts, self._elapsed(), spent_usd(self.price, counts), self.folder.out)
+        counts = self.keeper.counts
+        return Progress(self.job, step, counts, self.keeper.wall_s, counts.cost_usd, self.place.out, self.place.path)
 
     def _count(self, step: Step) -> None:
         self.last = step
         self.gap_nats = max(self.gap_nats, step.gap_nats)
         self.spared += step.spared
 
-    def _write(self, stop: str, error: IcmError | None) -> Result:
+    def _journalled(self, step: Step) -> bool:
+        """Whether the step is new to the journal. Raises JournalError when it is not as it was, for no known reason."""
+        journal, line = self.keeper.folder.journal, self._journal_line(step)
+        try:
+            return journal.add(line)
+        except DivergedError as error:
+            if self.keeper.asked_again:
+                reason = "replies were lost from the cache, and what was asked again was answered otherwise"
+            elif max(self.gap_nats, error.was.get("gap_nats", 0)) > 0:
+                reason = "the solver ran out of time, and found other labels than before"
+            else:
+                raise JournalError(
+                    f"{journal.path}: step {step.step} does not come out as it was, though nothing it rests on has "
+                    f"changed: was the journal edited, or written by another version of icm-api? This is "
+                    f"{version('icm-api')}; label anew with `icm-api run`: replies in the cache are not paid for again"
+                ) from None
+            self.notes.append(f"the run goes on from step {step.step}, not from where it was: {reason}")
+            journal.cut()
+            return journal.add(line)
+
+    def _keep(self, step: Step) -> None:
+        """State at each step, labels every now and then: whoever kills the process finds both."""
+        journal = self.keeper.folder.journal
+        self.keeper.save(steps=journal.steps, labelled=_labelled(step.labels))
+        if (started_s := time.monotonic()) >= self.labels_due_s:
+            finding = final_finding(self.job.problem, step.found, self.job.config)
+            write_jsonl(self.place.out, (asdict(row) for row in label_rows(self.job, finding)), durable=False)
+            ended_s = time.monotonic()
+            self.labels_due_s = ended_s + max(LABELS_EVERY_S, (ended_s - started_s) / LABELS_SHARE)
+
+    def _save(self, stop: str, error: IcmError | None) -> Result | None:
+        """Labels, summary, journal and state, in this order: a state that says finished has the rest beside it.
+
+        While earlier steps are still being played again, the files keep what the furthest step left there. None: there
+        was no step.
+        """
+        journal = self.keeper.folder.journal
+        result = None if self.last is None else self._result(stop, error)
+        if result is not None and not journal.replaying:
+            write_jsonl(self.place.out, (asdict(row) for row in result.rows))
+            write_json(self.place.path / SUMMARY, result.summary.as_json())
+        journal.sync()
+        self.keeper.save(status="finished" if self._at_its_end else "stopped", stop_reason=stop, durable=True)
+        return result
+
+    def _result(self, stop: str, error: IcmError | None) -> Result:
         assert self.last is not None
         finding = final_finding(self.job.problem, self.last.found, self.job.config)
         rows = label_rows(self.job, finding)
-        unfinished = _unfinished(finding.labelling, stop, ended=self.last.stop is not None)
-        notes = [*self.job.notices, *unfinished, *self.last.notes, *_notes(self)]
-        counts = self.client.snapshot()
-        about = self._about(stop) | {"cost_usd": plain_usd(spent_usd(self.price, counts))}
+        unfinished = _unfinished(finding.labelling, stop, ended=self._at_its_end)
+        notes = [*self.job.notices, *unfinished, *self.last.notes, *self.notes, *_notes(self)]
+        counts = self.keeper.counts
+        about = self._about(stop) | {"cost_usd": plain_usd(counts.cost_usd)}
         summary = summarise(self.job, finding, counts, about=about, warnings=notes)
-        write_jsonl(self.folder.out, [asdict(row) for row in rows])
-        write_json(self.folder.path / "summary.json", summary.as_json())
-        return Result(summary, tuple(rows), self.folder.path, self.job, error)
+        return Result(summary, tuple(rows), self.place.path, self.job, error)
+
+    def _advised(self, error: IcmError) -> IcmError:
+        """With notes for the user: where the labels are, and how to go on."""
+        if self.place.out.exists():
+            error.add_note(f"the labels found so far are in {self.place.out}")
+        error.add_note(f"go on with: {how_to_resume(self.place.path, error)}")
+        return error
 
     def _about(self, stop: str) -> dict[str, Any]:
         return {
-            "run_id": self.folder.run_id,
-            "out": str(self.folder.out),
+            "run_id": self.place.run_id,
+            "out": str(self.place.out),
             "provider": self.job.config.provider,
             "model": self.client.provider.model,
             "requests_saved": self.spared,
@@ -203,7 +433,7 @@ class _Run:
             "planned_requests": self.planned.requests,
             "planned_prompt_tokens": self.planned.prompt_tokens,
             "planned_kind": self.planned.kind,
-            "wall_s": round(self._elapsed(), 3),
+            "wall_s": round(self.keeper.wall_s, 3),
             "stop_reason": stop,
             "bounded_scores": self.tools.scorer.bounded,
             "capped_contexts": self.tools.context.capped,
@@ -217,11 +447,15 @@ class _Run:
             "labels": [names[k] for i in step.changed if (k := step.labels[i]) is not None],
             "labelled": _labelled(step.labels),
             "asked": step.asked,
+            "gap_nats": step.gap_nats,
             **step.record(ids),
         }
 
-    def _elapsed(self) -> float:
-        return time.monotonic() - self.started
+
+def how_to_resume(path: Path, error: IcmError | None = None) -> str:
+    """The command, with the limit that stopped the run."""
+    larger = f" --{error.limit.replace('_', '-')} N" if isinstance(error, BudgetError) and error.limit in LIMITS else ""
+    return f"icm-api resume {shlex.quote(str(path))}{larger}"
 
 
 def _labelled(labels: Sequence[int | None]) -> int:
@@ -237,6 +471,8 @@ def _shortfall(search: _Run, stop: str) -> IcmError | None:
 
 
 def _stop_reason(error: IcmError) -> str:
+    if isinstance(error, InterruptedRunError):
+        return "interrupted"
     return error.limit if isinstance(error, BudgetError) else type(error).__name__
 
 

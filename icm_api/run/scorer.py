@@ -19,9 +19,21 @@ from icm_api.core.labels import (
     read_split,
     read_unlisted,
 )
+from icm_api.core.passes import ScoreKind
+from icm_api.core.replies import share_faults
+from icm_api.core.votes import largest_log_odds, offered_order, smoothed, stated, wilson_interval
 from icm_api.errors import CapabilityError, IcmError, OutOfReachError
 from icm_api.providers.base import Provider
-from icm_api.types import Label, LabelScore, NextTokenReply, NextTokenRequest, Prompt, SequenceRequest, Usage
+from icm_api.types import (
+    ChoiceRequest,
+    Label,
+    LabelScore,
+    NextTokenReply,
+    NextTokenRequest,
+    Prompt,
+    SequenceRequest,
+    Usage,
+)
 
 T = TypeVar("T")
 GOOD_CACHED_SHARE = 0.5
@@ -31,7 +43,8 @@ ENOUGH_PLACES = 8
 
 
 class PromptScorer:
-    """A `core.context.Scorer` over a provider. `texts`: one per example, each ending where its label starts."""
+    """A `core.context.Scorer` over a provider. `texts`: one per example, each ending where its label starts. `votes`:
+    answers that are counted for each question where the provider tells no probabilities."""
 
     def __init__(
         self,
@@ -42,6 +55,7 @@ class PromptScorer:
         preamble: str = "",
         min_mass: float,
         concurrency: int = 8,
+        votes: int = 8,
     ) -> None:
         self._provider = provider
         self._labels = tuple(labels)
@@ -54,6 +68,7 @@ class PromptScorer:
         """Scores in which a label was only bounded."""
         self._slots = _slots(min(concurrency, provider.capabilities.prefix_slots or concurrency))
         self._repeated_tokens = self._cached_tokens = self._silent = 0
+        self._poll = _Poll(provider, self.wanted, votes, concurrency) if provider.capabilities.choices else None
 
     async def score(self, queries: Sequence[Query]) -> list[LabelScore]:
         """One score a query, in order, asked side by side. Raises the first ProviderError or BudgetError."""
@@ -65,11 +80,12 @@ class PromptScorer:
         One request a chain where the provider gives prompt log-probs. Elsewhere a walk: one next-token request after
         another, each prompt the last one with its label and one more example, so that the host's prefix cache holds
         all but that. No more walks go side by side than the host keeps prompts: they would push each other out.
-        Raises as `score` does.
+        Where the provider tells no log-probabilities, a walk of choices. Raises as `score` does.
         """
         if self._provider.capabilities.prompt_logprobs:
             return await gather([partial(self._score_sequence, chain) for chain in chains], self.chains_at_once)
-        return await gather([partial(self._walk, chain) for chain in chains], self.chains_at_once)
+        walk = self._walk if self._poll is None else partial(self._choices, self._poll)
+        return await gather([partial(walk, chain) for chain in chains], self.chains_at_once)
 
     @property
     def chains_at_once(self) -> int:
@@ -88,7 +104,7 @@ class PromptScorer:
     @property
     def notes(self) -> tuple[str, ...]:
         """What a person must know about the host's answers."""
-        share, notes = self.walk_cached_share, []
+        share, notes = self.walk_cached_share, list(self._poll.notes if self._poll else ())
         if share is not None and share < GOOD_CACHED_SHARE:
             notes.append(
                 f"the host's prompt cache kept only {share:.0%} of what it could have: each example was read many "
@@ -102,14 +118,33 @@ class PromptScorer:
             )
         return tuple(notes)
 
+    @property
+    def kind(self) -> ScoreKind:
+        """What the scores rest on, as `LabelScore.kind`."""
+        return self._poll.kind if self._poll else "logprob"
+
     def prompt(self, query: Query) -> Prompt:
         """What is sent for a query."""
         demonstrations = tuple((self._texts[i], self._labels[k].text) for i, k in query.demonstrations)
         return Prompt(self._texts[query.example], demonstrations, self._preamble)
 
     async def _score(self, query: Query) -> LabelScore:
+        if self._poll:
+            return await self._choose(self._poll, query)
         question = NextTokenRequest(self.prompt(query), self.wanted)
         return await self._judge(question, await self._provider.send(question))
+
+    async def _choose(self, poll: _Poll, query: Query) -> LabelScore:
+        score = await poll.ask(self.prompt(query))
+        self.bounded += any(score.bounded)
+        return score
+
+    async def _choices(self, poll: _Poll, chain: Chain) -> list[LabelScore | None]:
+        queries = _queries(chain)
+        reading = _Reading(len(queries))
+        for query in queries:
+            reading.scores.append(await self._place(self._choose(poll, query), reading))
+        return reading.scores
 
     async def _score_sequence(self, chain: Chain) -> list[LabelScore | None]:
         queries = _queries(chain)
@@ -121,7 +156,7 @@ class PromptScorer:
         questions = [NextTokenRequest(self.prompt(query), self.wanted) for query in queries]
         reading = _Reading(len(queries))
         for k, question in enumerate(questions):
-            reading.scores.append(await self._judge_place(question, reply.at(k), reading))
+            reading.scores.append(await self._place(self._judge(question, reply.at(k)), reading))
         return reading.scores
 
     async def _walk(self, chain: Chain) -> list[LabelScore | None]:
@@ -137,7 +172,7 @@ class PromptScorer:
         for query in queries:
             question = NextTokenRequest(self.prompt(query), self.wanted, affinity=slot)
             reply = await self._provider.send(question)
-            reading.scores.append(await self._judge_place(question, reply, reading))
+            reading.scores.append(await self._place(self._judge(question, reply), reading))
             self._count_walked(before, reply.usage)
             before = reply.usage
         return reading.scores
@@ -147,12 +182,10 @@ class PromptScorer:
             self._repeated_tokens += before.prompt_tokens
             self._cached_tokens += min(usage.cached_tokens, before.prompt_tokens)
 
-    async def _judge_place(
-        self, question: NextTokenRequest, reply: NextTokenReply, reading: _Reading
-    ) -> LabelScore | None:
+    async def _place(self, judged: Awaitable[LabelScore], reading: _Reading) -> LabelScore | None:
         """A place of a chain may say nothing; most of them may not."""
         try:
-            score = await self._judge(question, reply)
+            score = await judged
             if not _undecided(score):
                 return score
             error = OutOfReachError("the labels are below what the host lists here, and only bounded")
@@ -192,6 +225,77 @@ class PromptScorer:
 
     def _incapable(self, message: str) -> CapabilityError:
         return CapabilityError(message, provider=self._provider.name, model=self._provider.model)
+
+
+class _Poll:
+    """Asks which label it is where no log-probabilities are told: by counted answers (votes), or for the host's own
+    probabilities."""
+
+    def __init__(self, provider: Provider, labels: tuple[str, ...], votes: int, concurrency: int) -> None:
+        self._provider, self._labels, self._concurrency = provider, labels, concurrency
+        self._votes = votes if provider.capabilities.choices == "votes" else None
+        self._asked = self._lost = 0
+
+    @property
+    def kind(self) -> ScoreKind:
+        return "sampled" if self._votes else "stated"
+
+    @property
+    def notes(self) -> list[str]:
+        """What such scores are worth."""
+        if self._votes is None:
+            return [
+                "the scores are probabilities that the host states as its own (kind: stated), not log-probabilities of "
+                "a language model"
+            ]
+        reach, low = largest_log_odds(self._votes), wilson_interval(self._votes, self._votes)[0]
+        notes = [
+            f"the scores are shares of {self._votes} counted answers a question (kind: sampled), not "
+            f"log-probabilities: they show log-odds up to {reach:.1f} nats, and where all answers agree the label's "
+            f"share may be as low as {low:.2f} (95 % interval); --votes asks for more"
+        ]
+        if self._lost:
+            notes.append(
+                f"{self._lost} of {self._asked} answers named none of the labels (the model refused, or the host does "
+                "not hold answers to a JSON schema): they were not counted"
+            )
+        return notes
+
+    async def ask(self, prompt: Prompt) -> LabelScore:
+        """The labels' score. Raises OutOfReachError when no answer names a label, else as the provider does."""
+        return await (self._stated(prompt) if self._votes is None else self._counted(prompt, self._votes))
+
+    async def _stated(self, prompt: Prompt) -> LabelScore:
+        shares, bounded = stated(await self._shares(prompt, 0))
+        return LabelScore(tuple(map(math.log, shares)), 1.0, bounded, self.kind)
+
+    async def _counted(self, prompt: Prompt, votes: int) -> LabelScore:
+        """The first answer alone, so that the host's prompt cache holds what the others begin with."""
+        answers = [await self._vote(prompt, 0)]
+        answers += await gather([partial(self._vote, prompt, draw) for draw in range(1, votes)], self._concurrency)
+        counted = [answer for answer in answers if not isinstance(answer, OutOfReachError)]
+        lost = [answer for answer in answers if isinstance(answer, OutOfReachError)]
+        self._asked, self._lost = self._asked + votes, self._lost + len(lost)
+        if not counted:
+            raise lost[-1]
+        shares = smoothed([counted.count(label) for label in range(len(self._labels))])
+        mass = len(counted) / votes
+        return LabelScore(tuple(map(math.log, shares)), mass, (False,) * len(shares), self.kind)
+
+    async def _vote(self, prompt: Prompt, draw: int) -> int | OutOfReachError:
+        """The label that an answer names; the error of one that names none."""
+        try:
+            return (await self._shares(prompt, draw)).index(1.0)
+        except OutOfReachError as error:
+            return error
+
+    async def _shares(self, prompt: Prompt, draw: int) -> list[float]:
+        """The reply's shares, in the order of the labels."""
+        order = offered_order(len(self._labels), draw, prompt.query)
+        reply = await self._provider.send(ChoiceRequest(prompt, tuple(self._labels[k] for k in order), draw))
+        if faults := share_faults(reply.shares, len(order), votes=self._votes is not None):
+            raise CapabilityError("; ".join(faults), provider=self._provider.name, model=self._provider.model)
+        return [reply.shares[order.index(label)] for label in range(len(order))]
 
 
 def _undecided(score: LabelScore) -> bool:

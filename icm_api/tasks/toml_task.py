@@ -15,6 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic_core import PydanticCustomError
 
 from icm_api.errors import ConfigError
+from icm_api.spelling import did_you_mean
 from icm_api.tasks.base import KeyFrom, Task, positive_index
 from icm_api.tasks.labels import labels_from_names, with_variants
 from icm_api.tasks.rules import GroupKey, Rule, Swapped
@@ -57,7 +58,8 @@ def load_task(name_or_path: str | Path, *, labels: Sequence[str] | None = None) 
         source = _BUILTIN / f"{name}.toml"
     else:
         raise ConfigError(
-            f"unknown task {name!r}; built in: {', '.join(_builtin_names())}; or give a .toml file, or 'module:Class'"
+            f"unknown task {name!r}.{did_you_mean(name, _builtin_names())} Built in: {', '.join(_builtin_names())}; "
+            "or give a .toml file, or 'module:Class'"
         )
     task_file = _read(source)
     try:

@@ -158,7 +158,7 @@ def test_an_out_that_would_destroy_something_or_cannot_be_written(icm, reviews, 
         (("--provider", "synthetic", "--base-url", "http://h/v1"), "does not take --base-url"),
         (
             ("--base-url", "http://h/v1", "--model", "m"),
-            "provider 'local' does not take --base-url; llama-cpp and openai",
+            "provider 'local' does not take --base-url; llama-cpp and ",
         ),
         (("--provider", "llama-cpp", "--route", "chat"), "does not take --route"),
         (("--provider", "openai-compatible", "--provider-option", "noise=1"), "does not take --provider-option"),

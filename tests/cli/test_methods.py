@@ -14,8 +14,11 @@ GOLD = ("--gold-column", "gold")
 BLIND = [method for method in METHODS if method != GOLD_METHOD]
 
 
-def labels() -> list[dict[str, Any]]:
-    return [json.loads(line) for line in Path("run/labels.jsonl").read_text().splitlines()]
+AGAIN = ("--run-dir", "again")
+
+
+def labels(folder: str = "run") -> list[dict[str, Any]]:
+    return [json.loads(line) for line in Path(folder, "labels.jsonl").read_text().splitlines()]
 
 
 def run(icm: Any, data: str, method: str, *more: str) -> Any:
@@ -34,14 +37,14 @@ def test_each_method_writes_the_same_files(icm, reviews, method):
     assert [row["id"] for row in rows] == [f"r{i}" for i in range(12)]
     assert all(0 < row["confidence"] <= 1 and 0 < row["mass"] <= 1 for row in rows)
     assert {path.name for path in Path("run").iterdir()} == {
-        *("labels.jsonl", "steps.jsonl", "summary.json", "config.json")
+        *("manifest.json", "inputs.jsonl", "journal.jsonl", "state.json", "labels.jsonl", "summary.json")
     }
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_each_method_keeps_a_journal_with_the_same_first_columns(icm, reviews, method):
     run(icm, reviews, method, *GOLD)
-    steps = [json.loads(line) for line in Path("run/steps.jsonl").read_text().splitlines()]
+    steps = [json.loads(line) for line in Path("run/journal.jsonl").read_text().splitlines()]
     assert [step["step"] for step in steps] == list(range(len(steps)))
     assert all({"changed", "labels", "labelled", "asked"} <= set(step) for step in steps)
     assert steps[-1]["labelled"] == 12
@@ -59,8 +62,8 @@ def test_each_method_obeys_the_rules(icm, reviews, write, method):
 def test_gold_changes_nothing_but_what_is_said_about_the_labels(icm, reviews, method):
     run(icm, reviews, method)
     blind = labels()
-    summary = run(icm, reviews, method, *GOLD).json
-    assert labels() == blind
+    summary = run(icm, reviews, method, *GOLD, *AGAIN).json
+    assert labels("again") == blind
     assert summary["used_gold"] is False
     assert summary["requests"] == 0, "not one other question was asked"
 
@@ -69,8 +72,8 @@ def test_gold_changes_nothing_but_what_is_said_about_the_labels(icm, reviews, me
 def test_the_same_command_again_makes_no_request(icm, reviews, method):
     assert run(icm, reviews, method, *GOLD).json["requests"] > 0
     found = labels()
-    assert run(icm, reviews, method, *GOLD).json["requests"] == 0
-    assert labels() == found
+    assert run(icm, reviews, method, *GOLD, *AGAIN).json["requests"] == 0
+    assert labels("again") == found
 
 
 def test_labels_made_with_gold_are_called_a_ceiling(icm, reviews):
@@ -100,7 +103,7 @@ def test_a_class_prior_takes_out_the_bias_of_the_model(icm, write):
     data = write("many.jsonl", [{"id": str(i), "text": f"text {i}"} for i in range(80)])
     biased = ("--provider-option", "bias=6")
     assert run(icm, data, "zero-shot", *biased).json["collapsed"] is True
-    summary = run(icm, data, "zero-shot", *biased, "--class-prior", "positive=0.5").json
+    summary = run(icm, data, "zero-shot", *biased, "--class-prior", "positive=0.5", *AGAIN).json
     assert summary["collapsed"] is False
     assert 0.3 < summary["label_shares"]["positive"] < 0.7
 

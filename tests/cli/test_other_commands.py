@@ -45,8 +45,48 @@ def test_the_probe_of_a_host_without_log_probs_ends_with_exit_code_4(icm, server
     assert "not usable" in done.err
 
 
+@pytest.mark.parametrize("command", ["run", "plan"])
+def test_what_a_probe_disproved_is_refused_afterwards_before_anything_is_asked(icm, server, reviews, command):
+    server.answer("/v1/completions", {"choices": [{"index": 0, "text": " True", "logprobs": None}]})
+    host = ("--provider", "openai-compatible", "--base-url", f"{server.url}/v1", "--model", "m")
+    icm("probe", *host)
+    asked = len(server.asked)
+    done = icm(command, reviews, "--task", "classify", "--labels", "a,b", *host)
+    assert done.code == 4
+    assert "disproved 'log-probs'" in done.err
+    assert "--route votes" in done.err
+    assert len(server.asked) == asked
+
+
 def test_the_probe_wants_two_labels(icm):
-    assert icm("probe", "--provider", "synthetic", "--labels", "a,b,c").code == 2
+    assert icm("probe", "--provider", "synthetic", "--labels", "a").code == 2
+
+
+def test_the_probe_takes_the_labels_of_a_task(icm):
+    words = icm("probe", "--provider", "synthetic", "--task", "classify", "--labels", "a,b,c", "--json").json["labels"]
+    assert words == ["a", "b", "c"]
+    assert icm("probe", "--provider", "synthetic", "--task", "claims", "--json").json["labels"] == ["False", "True"]
+
+
+def test_providers_fit_a_terminal_of_a_hundred_columns_and_mark_those_whose_key_is_set(icm, monkeypatch):
+    monkeypatch.setenv("TOGETHER_API_KEY", "planted-key-0123456789")
+    out = icm("providers").out
+    assert max(len(line.rstrip()) for line in out.splitlines()) <= 100
+    marked = [line.split()[1] for line in out.splitlines() if line.startswith("*  ")]
+    assert "together" in marked
+    assert "fireworks" not in marked
+    assert "planted-key" not in out
+
+
+def test_providers_as_json_have_every_fact_and_no_key(icm, monkeypatch):
+    monkeypatch.setenv("TOGETHER_API_KEY", "planted-key-0123456789")
+    done = icm("providers", "--json")
+    rows = {row["name"]: row for row in json.loads(done.out)}
+    assert rows["fireworks"]["source"].startswith("https://")
+    assert rows["together"]["key_set"] is True
+    assert rows["openrouter"]["gives"] == ["top-k", "votes"]
+    assert all(row["gives"] and row["source"] and row["checked"] and row["summary"] for row in rows.values())
+    assert "planted-key" not in done.out
 
 
 @pytest.mark.parametrize(

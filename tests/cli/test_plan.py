@@ -107,7 +107,7 @@ def test_the_plan_of_a_sweep_is_a_bound_and_the_run_says_how_much_of_it_was_aske
 
 def test_what_comes_from_the_cache_costs_nothing_and_counts_as_asked(icm, reviews):
     icm("run", reviews, *RUN, "--price", "1/1")
-    again = icm("run", reviews, *RUN, "--price", "1/1", "--json")
+    again = icm("run", reviews, *RUN, "--price", "1/1", "--json", "--run-dir", "again")
     assert (again.json["requests"], again.json["cost_usd"]) == (0, "0")
     assert "asked 12 (100%)\n" in again.err
 

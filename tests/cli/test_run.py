@@ -56,25 +56,26 @@ def test_without_gold_there_is_no_accuracy(icm, reviews):
 
 def test_the_same_command_again_makes_no_request_and_finds_the_same_labels(icm, reviews):
     first = icm("run", reviews, *CLASSIFY, "--json").json
-    found = labels()
-    second = icm("run", reviews, *CLASSIFY, "--json").json
+    found = labels("run/labels.jsonl")
+    second = icm("run", reviews, *CLASSIFY, "--json", "--run-dir", "again").json
     assert first["requests"] > 0
     assert (second["requests"], second["cache_hits"]) == (0, first["requests"] + first["cache_hits"])
-    assert labels() == found
+    assert labels("again/labels.jsonl") == found
 
 
 def test_no_cache_pays_again(icm, reviews):
     first = icm("run", reviews, *CLASSIFY, "--no-cache", "--json").json
-    assert icm("run", reviews, *CLASSIFY, "--no-cache", "--json").json["requests"] == first["requests"] > 0
+    again = icm("run", reviews, *CLASSIFY, "--no-cache", "--json", "--run-dir", "again").json
+    assert again["requests"] == first["requests"] > 0
 
 
 def test_failures_are_retried_and_change_no_label(icm, reviews, monkeypatch):
     monkeypatch.setattr("icm_api.run.compose.RetryPolicy", lambda: RetryPolicy(first_wait_s=0))
     icm("run", reviews, *CLASSIFY)
     calm = labels()
-    stormy = icm("run", reviews, *CLASSIFY, "--no-cache", "--provider-option", "failures=0.1", "--json")
-    assert stormy.json["retries"] > 0
-    assert labels() == calm
+    failing = ("--no-cache", "--provider-option", "failures=0.1", "--run-dir", "stormy")
+    assert icm("run", reviews, *CLASSIFY, *failing, "--json").json["retries"] > 0
+    assert labels("stormy/labels.jsonl") == calm
 
 
 def test_a_request_limit_stops_with_exit_code_3_and_keeps_what_was_found(icm, reviews):
@@ -110,8 +111,8 @@ def test_a_run_resumed_by_its_cache_goes_further_with_each_try_and_never_pays_tw
     whole = json.loads(Path("whole/summary.json").read_text())["requests"]
     Path("cache").rename("old-cache")
     paid = 0
-    for _ in range(100):
-        done = icm("run", reviews, *CLASSIFY, "--max-requests", "6", "--json")
+    for k in range(100):
+        done = icm("run", reviews, *CLASSIFY, "--max-requests", "6", "--json", "--run-dir", f"run-{k}")
         paid += json.loads(done.out)["requests"] if done.out else 6
         if done.code == 0:
             break
@@ -161,7 +162,7 @@ def test_a_text_with_a_blank_line_cannot_pass_for_a_demonstration(icm, write, mo
 
 def test_with_nothing_asked_the_token_counts_are_zero(icm, reviews):
     icm("run", reviews, *CLASSIFY)
-    again = icm("run", reviews, *CLASSIFY, "--json")
+    again = icm("run", reviews, *CLASSIFY, "--json", "--run-dir", "again")
     assert (again.json["prompt_tokens"], again.json["cached_tokens"]) == (0, 0)
 
 
@@ -180,7 +181,7 @@ def test_settings_come_from_a_file_and_the_environment_too(icm, reviews, write, 
 
 def test_the_journal_has_a_line_for_every_step(icm, reviews):
     icm("run", reviews, *CLASSIFY, *ANNEAL)
-    steps = [json.loads(line) for line in Path("run/steps.jsonl").read_text().splitlines()]
+    steps = [json.loads(line) for line in Path("run/journal.jsonl").read_text().splitlines()]
     assert [step["step"] for step in steps] == list(range(len(steps)))
     assert steps[0]["outcome"] == "seeds"
     assert {"example", "utility", "temperature", "changed", "asked"} <= set(steps[1])
@@ -229,7 +230,7 @@ def test_a_collapsed_labelling_is_called_one(icm, write):
 
 def test_the_journal_of_a_sweep_tells_stage_shares_and_information(icm, reviews):
     icm("run", reviews, *CLASSIFY)
-    steps = [json.loads(line) for line in Path("run/steps.jsonl").read_text().splitlines()]
+    steps = [json.loads(line) for line in Path("run/journal.jsonl").read_text().splitlines()]
     assert [step["stage"] for step in steps[:3]] == ["warm-up", "warm-up", "restart"]
     assert {"restart", "pass", "shares", "information_nats", "temperature"} <= set(steps[1])
 
@@ -238,7 +239,7 @@ def test_a_sweep_that_knows_no_shares_does_not_collapse_where_the_anneal_does(ic
     data = write("many.jsonl", [{"id": str(i), "text": f"text {i}"} for i in range(40)])
     biased = ("--provider-option", "bias=6", "--provider-option", "signal=3", "--json")
     assert icm("run", data, *CLASSIFY, *ANNEAL, *biased).json["collapsed"] is True
-    assert icm("run", data, *CLASSIFY, *biased).json["collapsed"] is False
+    assert icm("run", data, *CLASSIFY, *biased, "--run-dir", "sweep").json["collapsed"] is False
 
 
 def test_data_can_come_from_standard_input(icm, reviews, monkeypatch):

@@ -4,9 +4,9 @@ import math
 
 import pytest
 
-from icm_api.errors import RequestError
+from icm_api.errors import CapabilityError, RequestError
 from icm_api.providers.openai_compat import OpenAICompatible
-from icm_api.types import NextTokenRequest, Prompt
+from icm_api.types import ChoiceRequest, NextTokenRequest, Prompt
 
 pytestmark = [pytest.mark.vcr, pytest.mark.block_network]
 
@@ -21,9 +21,9 @@ WANTED = (" positive", " negative")
 async def open_adapter(server_url):
     opened = []
 
-    def build(route):
+    def build(route, top_k=5):
         opened.append(
-            OpenAICompatible(base_url=f"{server_url}/v1", model="SmolLM2", api_key="sk-test", route=route, top_k=5)
+            OpenAICompatible(base_url=f"{server_url}/v1", model="SmolLM2", api_key="sk-test", route=route, top_k=top_k)
         )
         return opened[-1]
 
@@ -55,3 +55,19 @@ async def test_chat_answers_are_read_as_continuations_with_a_space(open_adapter)
 async def test_a_prompt_too_long_is_told_in_numbers(open_adapter):
     with pytest.raises(RequestError, match=r"the prompt has \d+ tokens, the context holds 512"):
         await open_adapter("completions").send(NextTokenRequest(Prompt("a b" * 600), WANTED))
+
+
+async def test_responses_has_no_log_probs_there_and_says_what_to_use(open_adapter):
+    with pytest.raises(CapabilityError, match=r"requires logprobs to be set.*--route votes"):
+        await open_adapter("responses").send(NextTokenRequest(PROMPT, WANTED))
+
+
+async def test_a_vote_is_one_of_the_labels(open_adapter):
+    reply = await open_adapter("votes", None).send(ChoiceRequest(PROMPT, WANTED))
+    assert sorted(reply.shares) == [0.0, 1.0]
+    assert reply.usage.output_tokens > 1
+
+
+async def test_decisions_are_not_served_there(open_adapter):
+    with pytest.raises(RequestError, match="no such route"):
+        await open_adapter("decisions", None).send(ChoiceRequest(PROMPT, WANTED))

@@ -50,6 +50,112 @@ def test_a_misspelt_variable_is_an_error():
         load_config(RunConfig, NEEDED, {"ICM_API_SEEED": "1"})
 
 
+@pytest.mark.parametrize(
+    ("text", "environ", "guess"),
+    [
+        ("sed = 1", {}, "key sed: no such setting. Did you mean 'seed'?"),
+        ("", {"ICM_API_MODLE": "m"}, "ICM_API_MODLE: no such setting. Did you mean 'ICM_API_MODEL'?"),
+        ("quite_other = 1", {}, "key quite_other: no such setting"),
+        ('api_key = "sk-planted"', {}, "a key is never written down: --api-key-env or api_key_env names the variable"),
+        ('provider = "opnai"', {}, "unknown provider 'opnai'. Did you mean 'openai'?"),
+    ],
+)
+def test_a_misspelt_name_gets_the_closest_one(file: Path, text: str, environ: dict[str, str], guess: str):
+    file.write_text(text)
+    with pytest.raises(ConfigError) as error:
+        load_config(RunConfig, NEEDED, environ, file)
+    assert guess in str(error.value)
+    assert "sk-planted" not in str(error.value)
+
+
+LAB = """
+model = "everywhere"
+top_k = 9
+[providers.mylab]
+base_url = "https://lab.example/v1"
+api_key_env = "LAB_KEY"
+model = "ours"
+route = "chat"
+context_tokens = 4096
+extra_body = {pool = {fast = true}}
+price = "1/2"
+[providers.den]
+dialect = "ollama"
+"""
+
+
+def test_a_host_of_the_file_stands_over_the_file_and_under_environment_and_flags(file: Path):
+    file.write_text(LAB)
+    config = load_config(
+        RunConfig, {**NEEDED, "provider": "mylab", "route": "votes"}, {"ICM_API_CONTEXT_TOKENS": "512"}, file
+    )
+    assert (config.provider, config.base_url, config.api_key_env) == (
+        "openai-compatible",
+        "https://lab.example/v1",
+        "LAB_KEY",
+    )
+    assert (config.model, config.top_k, config.context_tokens, config.route) == ("ours", 9, 512, "votes")
+    assert (config.extra_body, config.price) == ({"pool": {"fast": True}}, "1/2")
+
+
+def test_a_host_that_is_not_chosen_changes_nothing_and_one_can_have_another_dialect(file: Path):
+    file.write_text(LAB)
+    assert load_config(RunConfig, {**NEEDED, "provider": "synthetic"}, {}, file).model == "everywhere"
+    assert load_config(RunConfig, NEEDED, {"ICM_API_PROVIDER": "den"}, file).provider == "ollama"
+
+
+def test_a_run_whose_settings_came_from_a_host_of_the_file_stands_without_the_file(file: Path):
+    file.write_text(LAB)
+    config = load_config(RunConfig, {**NEEDED, "provider": "mylab"}, {}, file)
+    assert load_config(RunConfig, config.model_dump(exclude_unset=True), {}) == config
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("[providers.x]\nbase_ulr = 'a'", "table providers.x, key base_ulr: no such setting. Did you mean 'base_url'?"),
+        ("[providers.x]\nseed = 1", "table providers.x, key seed: no such setting"),
+        ("[providers.x]\napi_key = 'sk-planted'", "key api_key: no such setting (a key is never written down"),
+        ("[providers.x]\ntop_k = 'many'", "table providers.x, key top_k: "),
+        ("[providers.x]\napi_key_env = 'sk-planted'", "table providers.x, key api_key_env: "),
+        ("[providers.x]\ndialect = 'olama'", "key dialect: unknown provider 'olama'. Did you mean 'ollama'?"),
+        ("[providers.openai]\nmodel = 'm'", "'openai' is a built-in provider; choose another name"),
+        ("providers = ['x']", "write each host of your own as a table [providers.NAME]"),
+        ("[providers]\nx = 1", "write each host of your own as a table [providers.NAME]"),
+        ("[providers.y]\nmodel = 'm'", "unknown provider 'x'. "),
+    ],
+)
+def test_a_wrong_table_of_a_host_is_named_by_file_table_and_key(file: Path, table: str, message: str):
+    file.write_text(table)
+    with pytest.raises(ConfigError) as error:
+        load_config(RunConfig, {**NEEDED, "provider": "x"}, {}, file)
+    assert message in str(error.value)
+    assert "sk-planted" not in str(error.value)
+
+
+def test_an_extra_body_can_be_json_on_the_command_line():
+    config = load_config(RunConfig, {**NEEDED, "extra_body": '{"thinking": {"type": "disabled"}}'}, {})
+    assert config.extra_body == {"thinking": {"type": "disabled"}}
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("thinking=off", "write it as a JSON object"),
+        ("[1]", "dictionary"),
+        ('{"logprobs": 1}', "'logprobs' is set by this program"),
+        ('{"api_key": "sk-planted"}', "'api_key' may hold a key"),
+        ('{"Authorization": "sk-planted"}', "'Authorization' may hold a key"),
+    ],
+)
+def test_an_extra_body_that_cannot_be_sent_is_refused(body: str, message: str):
+    with pytest.raises(ConfigError) as error:
+        load_config(RunConfig, {**NEEDED, "extra_body": body}, {})
+    assert "--extra-body: " in str(error.value)
+    assert message in str(error.value)
+    assert "sk-planted" not in str(error.value)
+
+
 def test_a_missing_setting_is_named_as_its_flag():
     with pytest.raises(ConfigError, match="--task: field required"):
         load_config(RunConfig, {"data": "d"}, {})

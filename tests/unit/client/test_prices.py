@@ -18,9 +18,9 @@ from genai_prices.types import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from icm_api.client.meter import Snapshot
-from icm_api.client.prices import Price, find_price, parse_price, plain_usd, spent_usd
+from icm_api.client.prices import Price, find_price, parse_price, plain_usd
 from icm_api.errors import ConfigError
+from icm_api.types import Usage
 
 OPENAI = "https://api.openai.com/v1"
 TOGETHER = "https://api.together.xyz/v1"
@@ -236,11 +236,12 @@ def test_the_price_is_that_of_the_dearest_time_of_day_at_whatever_time_one_asks(
     assert all(price and price.source.endswith("example m, at its dearest time of day") for price in asked)
 
 
-def test_a_premium_for_writing_to_the_cache_is_told(listed):
-    listed(flat(input_mtok="1", cache_write_mtok="1.25", output_mtok="2"))
+def test_prompt_tokens_cost_what_writing_them_to_the_hosts_cache_costs_where_that_is_dearer(listed):
+    listed(flat(input_mtok="1", cache_read_mtok="0.1", cache_write_mtok="1.25", output_mtok="2"))
     price = example_price()
+    assert rates(price) == ("1.25", "0.1", "2")
     assert price is not None
-    assert price.source.endswith("example m, writing to the host's cache costs more")
+    assert price.source.endswith("example m, prompt tokens as if written to the host's cache, which costs more")
 
 
 # --- a price the user states --------------------------------------------------------------------------------------
@@ -281,32 +282,54 @@ def test_a_cached_price_above_the_input_price_is_taken_for_a_wrong_order():
         parse_price("3/15/0.3")
 
 
-# --- what a run has spent -----------------------------------------------------------------------------------------
+# --- what one request costs ----------------------------------------------------------------------------------------
 
 PRICE = Price(Decimal("3"), Decimal("0.3"), Decimal("15"), "here")
 
 
-def counts(
-    prompt: int | None = 1_000_000, cached: int | None = None, output: int | None = 0, unknown: int = 0
-) -> Snapshot:
-    return Snapshot(5, 0, 0, prompt, cached, output, unknown)
+def usage(prompt: int | None = 1_000_000, cached: int | None = None, output: int | None = 0) -> Usage:
+    return Usage(prompt, cached, output)
 
 
-def test_what_was_spent_counts_cached_tokens_at_their_price_and_the_unsaid_as_not_cached():
-    assert spent_usd(PRICE, counts(output=1000)) == Decimal("3.015")
-    assert spent_usd(PRICE, counts(cached=1_000_000)) == Decimal("0.3")
+def test_a_request_counts_cached_tokens_at_their_price_and_the_unsaid_as_not_cached():
+    assert PRICE.request_usd(usage(output=1000), MORNING) == Decimal("3.015")
+    assert PRICE.request_usd(usage(cached=1_000_000), MORNING) == Decimal("0.3")
 
 
-def test_what_was_spent_is_unknown_where_price_or_usage_is():
-    assert spent_usd(None, counts()) is None
-    assert spent_usd(PRICE, counts(unknown=1)) is None
-    assert spent_usd(PRICE, counts(prompt=None)) is None
-    assert spent_usd(PRICE, counts(output=None)) is None
-    assert spent_usd(PRICE, counts(cached=1_000_001)) is None, "more cached than asked"
+@pytest.mark.parametrize("said", [usage(prompt=None), usage(output=None), usage(cached=1_000_001)])
+def test_what_a_request_cost_is_unknown_where_its_reply_does_not_say_or_contradicts_itself(said):
+    assert PRICE.request_usd(said, MORNING) is None
 
 
 def test_a_server_of_your_own_costs_nothing_whatever_it_says():
-    assert spent_usd(FREE, counts(prompt=None, unknown=5)) == 0
+    assert FREE.request_usd(usage(prompt=None), MORNING) == 0
+
+
+def test_a_request_costs_the_tier_of_its_own_length(listed):
+    listed(ModelPrice(input_mtok=tiered("1", (1000, "2"), (9000, "4")), output_mtok=tiered("5", (1000, "6"))))
+    price = example_price()
+    assert price is not None
+    costs = [price.request_usd(usage(prompt=tokens, output=1), MORNING) for tokens in (1000, 1001, 9001)]
+    assert costs == [Decimal("0.001005"), Decimal("0.002008"), Decimal("0.03601")]
+
+
+def test_a_request_costs_what_its_hour_costs(listed):
+    working_hours = TimeOfDateConstraint(time(8, tzinfo=UTC), time(17, tzinfo=UTC))
+    by_day = ConditionalPrice(working_hours, prices=flat(input_mtok="2", output_mtok="4"))
+    listed([ConditionalPrice(prices=flat(input_mtok="1", output_mtok="2")), by_day])
+    price = example_price()
+    assert price is not None
+    assert price.request_usd(usage(), MORNING) == 2
+    assert price.request_usd(usage(), MORNING.replace(hour=20)) == 1
+
+
+@given(st.integers(0, 20_000), st.integers(0, 20_000), st.integers(0, 300), st.integers(0, 23))
+def test_no_request_costs_more_than_the_most_that_its_tokens_can_cost(prompt, cached, output, hour):
+    price = find_price("openai-compatible", "deepseek-chat", "https://api.deepseek.com", now=MORNING)
+    assert price is not None
+    cost = price.request_usd(usage(prompt, min(prompt, cached), output), MORNING.replace(hour=hour))
+    assert cost is not None
+    assert cost <= price.most_usd(prompt, output)
 
 
 @pytest.mark.parametrize(

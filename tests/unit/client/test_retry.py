@@ -3,16 +3,14 @@ from random import Random
 
 import pytest
 
-from icm_api.client.retry import OnRetry, Retrying, RetryPolicy
+from icm_api.client.retry import Retrying, RetryPolicy
 from icm_api.errors import AuthError, BudgetError, CapabilityError, RateLimitError, RequestError, TransientError
-from tests.unit.client.scripted import FakeTime, Gated, Scripted, answer, ask, broken, busy, settle
+from tests.unit.client.scripted import FakeTime, Gated, Scripted, answer, ask, broken, busy, count_tokens, settle
 
 
-def retrying(
-    host: Scripted, time: FakeTime, policy: RetryPolicy | None = None, on_retry: OnRetry | None = None
-) -> Retrying:
+def retrying(host: Scripted, time: FakeTime, policy: RetryPolicy | None = None) -> Retrying:
     policy = policy or RetryPolicy()
-    return Retrying(host, policy, on_retry=on_retry, sleep=time.sleep, clock=time.clock, jitter=Random(0))
+    return Retrying(host, policy, sleep=time.sleep, clock=time.clock, jitter=Random(0))
 
 
 async def test_a_failure_that_passes_is_retried_until_it_is_answered():
@@ -113,24 +111,19 @@ async def test_waits_are_jittered_in_full_below_a_bound_that_doubles():
         assert sum(column) / len(column) == pytest.approx(bound / 2, rel=0.15)
 
 
-async def test_each_retry_is_announced_before_its_wait():
-    seen, time = [], FakeTime()
-
-    def announce(request, error, wait_s):
-        seen.append((request, type(error), wait_s, len(time.sleeps)))
-
-    await retrying(Scripted([busy(3.0), broken(4.0)]), time, on_retry=announce).send(ask())
-    assert seen == [(ask(), RateLimitError, 3.0, 0), (ask(), TransientError, 4.0, 1)]
+async def test_attempts_beyond_the_first_are_counted_where_the_request_is_paid():
+    host, time = Scripted([busy(3.0), broken(4.0)]), FakeTime()
+    provider = retrying(host, time)
+    await provider.send(ask())
+    await provider.send(count_tokens("a"))
+    assert provider.retries == 2
 
 
-async def test_whoever_is_told_of_a_retry_can_forbid_it():
-    def forbid(request, error, wait_s):
-        raise BudgetError("max_requests", 1, 1)
-
-    host, time = Scripted([broken()]), FakeTime()
+async def test_a_limit_that_forbids_an_attempt_ends_the_retrying():
+    host, time = Scripted([broken(), BudgetError("max_requests", 1, 1)]), FakeTime()
     with pytest.raises(BudgetError):
-        await retrying(host, time, on_retry=forbid).send(ask())
-    assert (len(host.sent), time.sleeps) == (1, [])
+        await retrying(host, time).send(ask())
+    assert len(host.sent) == 2
 
 
 async def test_cancellation_passes_through_a_request_and_is_not_retried():

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from icm_api.client import Client, Limits, RetryPolicy, build_client
+from icm_api.client.breaker import Breaker
 from icm_api.client.cache import Cached
 from icm_api.client.limit import Limited
 from icm_api.client.meter import Metered
@@ -32,8 +33,8 @@ def layers(provider: Any) -> Iterator[type]:
 
 async def test_the_order_of_the_wrappers_is_the_design(tmp_path):
     client = build(Scripted(), tmp_path)
-    assert list(layers(client.provider)) == [Cached, Metered, Retrying, Limited]
-    assert list(layers(build(Scripted()).provider)) == [Metered, Retrying, Limited]
+    assert list(layers(client.provider)) == [Cached, Retrying, Breaker, Metered, Limited]
+    assert list(layers(build(Scripted()).provider)) == [Retrying, Breaker, Metered, Limited]
     await client.aclose()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -82,3 +83,15 @@ def test_calibrated_log_probs_take_the_place_of_the_averaged_ones():
     found = Average.empty(1, 2).plus(one_pass(0.9)).as_scores(np.log([[0.75, 0.25]]))[0]
     assert found is not None
     assert found.logprobs_nats == pytest.approx((math.log(0.75), math.log(0.25)))
+
+
+def test_averaged_scores_keep_their_kind_and_kinds_are_never_mixed():
+    voted = replace(score(0.8), kind="sampled")
+    average = (
+        Average.empty(1, 2).plus(read_scores([None], 2)).plus(read_scores([voted], 2)).plus(read_scores([None], 2))
+    )
+    assert [each.kind for each in average.as_scores() if each] == ["sampled"]
+    with pytest.raises(ValueError, match="several kinds"):
+        average.plus(one_pass(0.5))
+    with pytest.raises(ValueError, match="several kinds"):
+        read_pass([chain(0, 1)], [[score(0.5), voted]], 2, 2)

@@ -59,7 +59,7 @@ def test_the_bytes_are_on_disk_before_the_rename(tmp_path, monkeypatch):
     for function in (os.fsync, os.replace):
         monkeypatch.setattr(os, function.__name__, noted(function))
     write_text(tmp_path / "a", "x")
-    assert calls == ["fsync", "replace"]
+    assert calls == ["fsync", "replace", "fsync"], "the file, its name"
 
 
 def test_a_path_that_cannot_be_written_is_named(tmp_path):

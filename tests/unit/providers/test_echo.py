@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from icm_api.errors import CapabilityError
-from icm_api.providers.echo import echoed_positions
+from icm_api.providers.echo import echoed_positions, label_positions
 from icm_api.providers.http import Host
 from icm_api.types import Position, Prompt, SequenceRequest
 
@@ -85,6 +85,67 @@ def test_a_label_with_a_token_of_no_probability_is_not_listed():
     assert " False" not in listed(read(single)[1])
 
 
+def test_a_prompt_kept_apart_from_what_was_generated_gives_the_same_label_positions():
+    whole = an_echo()
+    apart = {name: whole[name][: len(TOKENS)] for name in ("tokens", "token_logprobs", "top_logprobs")}
+    request = SequenceRequest(PROMPT, WANTED)
+    assert label_positions(apart, request, HOST) == read(whole)[:-1]
+
+
+@pytest.mark.parametrize("value", [None, 0.0, 0.7, math.nan])
+def test_what_stands_at_the_first_token_is_never_read(value):
+    """Null at most hosts, 0 as a placeholder at some, and a positive number was seen."""
+    odd = an_echo()
+    odd["token_logprobs"][0] = value
+    odd["top_logprobs"][0] = {TOKENS[0]: value}
+    assert read(odd) == read(an_echo())
+
+
+def test_a_label_at_the_very_beginning_has_no_log_prob():
+    prompt = Prompt("\nb:", (("", " True"),), separator="")
+    echo = an_echo(re.findall(r"\n| ?\w+|.", prompt.text))
+    echo["token_logprobs"][0], echo["top_logprobs"][0] = -0.5, {" True": -0.5, " False": -1.0}
+    with pytest.raises(CapabilityError, match="before the label"):
+        read(echo, prompt)
+
+
+@pytest.mark.parametrize("shift", [1, -1])
+def test_an_echo_that_is_off_by_one_is_caught(shift):
+    echo = an_echo()
+    for name in ("token_logprobs", "top_logprobs"):
+        echo[name] = echo[name][shift:] + echo[name][:shift]
+    with pytest.raises(CapabilityError):
+        read(echo)
+
+
+def test_log_probs_that_are_off_by_one_beside_lists_that_are_not_contradict_themselves():
+    echo = an_echo()
+    echo["token_logprobs"] = [*echo["token_logprobs"][1:], -1.0]
+    with pytest.raises(CapabilityError, match="contradicts itself"):
+        read(echo)
+
+
+def test_a_label_missing_from_a_list_that_goes_below_it_contradicts_itself():
+    echo = an_echo()
+    echo["top_logprobs"][SHOWN[0]] = {" maybe": -1.5, " other": -9.0}
+    with pytest.raises(CapabilityError, match=r"goes down to -9\.000 without it"):
+        read(echo)
+
+
+def test_rounding_between_a_token_and_its_entry_is_no_contradiction():
+    echo = an_echo()
+    echo["token_logprobs"][SHOWN[0]] += 0.01
+    assert len(read(echo)) == 3
+
+
+def test_an_echo_that_lists_only_the_shown_label_cannot_compare_labels():
+    """Counted as a bound, the others would nearly always lose to the label that happens to stand there."""
+    echo = an_echo()
+    echo["top_logprobs"][SHOWN[0]] = {" True": echo["token_logprobs"][SHOWN[0]], " x": -9999.0}
+    with pytest.raises(CapabilityError, match=r"nothing beside ' True'.*--no-echo"):
+        read(echo)
+
+
 def test_a_token_before_every_text_is_skipped():
     assert [listed(p) for p in read(an_echo(["<s>", *TOKENS]))] != []
     moved = read(an_echo(["<s>", *TOKENS]))[0]
@@ -158,7 +219,7 @@ def test_a_shown_label_without_a_usable_number_is_refused(value):
 
 def test_a_shown_label_that_is_certain_beside_others_is_refused():
     echo = an_echo()
-    echo["token_logprobs"][SHOWN[1]] = 0.0
+    echo["token_logprobs"][SHOWN[1]] = echo["top_logprobs"][SHOWN[1]][" False"] = 0.0
     with pytest.raises(CapabilityError, match="more than all of it"):
         read(echo)
 

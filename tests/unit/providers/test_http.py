@@ -79,6 +79,12 @@ def test_a_429_without_credit_is_not_retried(error):
     assert type(refusal(429, error)) is RequestError
 
 
+def test_an_account_without_credit_is_told_so():
+    error = refusal(402, {"message": "Payment required"})
+    assert type(error) is RequestError
+    assert "no credit left" in str(error)
+
+
 def test_a_rate_limit_that_advertises_credits_is_still_retried():
     message = "Rate limit exceeded: free models. Add 10 credits to unlock 1000 requests per day"
     assert type(refusal(429, {"message": message})) is RateLimitError
@@ -112,6 +118,10 @@ def test_the_key_is_never_shown_even_when_the_host_repeats_it():
         ({"retry-after": "7"}, 7.0),
         ({"retry-after": "0.5"}, 0.5),
         ({"retry-after-ms": "250", "retry-after": "9"}, 0.25),
+        ({"x-ratelimit-reset": "12.5"}, 12.5),
+        ({"retry-after": "7", "x-ratelimit-reset": "12.5"}, 7.0),
+        ({"x-ratelimit-reset": "1700000060"}, None),
+        ({"x-ratelimit-reset": "6m0s"}, None),
         ({"retry-after": "Tue, 14 Nov 2023 22:13:50 GMT"}, 30.0),
         ({"retry-after": "Tue, 14 Nov 2023 22:13:00 GMT"}, None),
         ({"retry-after": "-3"}, None),

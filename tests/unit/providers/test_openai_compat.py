@@ -17,7 +17,8 @@ from icm_api.errors import (
     RequestError,
     TransientError,
 )
-from icm_api.providers.openai_compat import OpenAICompatible, chat_messages
+from icm_api.providers.openai_compat import OpenAICompatible
+from icm_api.providers.openai_routes import chat_messages
 from icm_api.types import NextTokenReply, NextTokenRequest, Prompt, SequenceRequest, TokenCountRequest, Usage
 from tests.unit.providers.test_echo import an_echo
 

@@ -13,7 +13,7 @@ from icm_api.core.problem import Problem
 from icm_api.errors import CapabilityError, ConfigError, RateLimitError, TransientError
 from icm_api.providers.synthetic import Synthetic, SyntheticOptions
 from icm_api.run.scorer import PromptScorer
-from icm_api.types import Label, NextTokenRequest, Prompt, SequenceRequest, TokenCountRequest
+from icm_api.types import ChoiceRequest, Label, NextTokenRequest, Prompt, SequenceRequest, TokenCountRequest
 
 WANTED = (" False", " True")
 LABELS = (Label("False", " False"), Label("True", " True"))
@@ -148,6 +148,42 @@ def test_faults_and_latency_are_no_part_of_its_identity():
     assert Synthetic(SyntheticOptions(failures=0.5, latency_s=1)).identity == Synthetic().identity
     assert Synthetic(SyntheticOptions(echo=0, prefix_cache=0)).identity == Synthetic().identity
     assert Synthetic(SyntheticOptions(bias=1)).identity != Synthetic().identity
+
+
+# --- without log-probabilities --------------------------------------------------------------------------------
+
+
+SHOWN = Prompt("item 9", tuple((f"item {i}", " negative") for i in range(3)))
+
+
+async def test_as_votes_it_draws_labels_as_likely_as_it_finds_them_and_the_same_ones_each_time():
+    provider = Synthetic(SyntheticOptions(choices="votes"))
+    stated = Synthetic(SyntheticOptions(choices="probabilities"))
+    labels = (" positive", " negative")
+    draws = [(await provider.send(ChoiceRequest(SHOWN, labels, k))).shares for k in range(300)]
+    assert {max(shares) for shares in draws} == {1.0}
+    (share, _) = (await stated.send(ChoiceRequest(SHOWN, labels))).shares
+    assert sum(first for first, _ in draws) / 300 == pytest.approx(share, abs=0.1)
+    assert draws[:9] == [(await provider.send(ChoiceRequest(SHOWN, labels, k))).shares for k in range(9)]
+
+
+async def test_the_order_in_which_labels_are_offered_changes_no_answer():
+    provider = Synthetic(SyntheticOptions(choices="votes"))
+    for k in range(9):
+        one = await provider.send(ChoiceRequest(SHOWN, (" positive", " negative"), k))
+        other = await provider.send(ChoiceRequest(SHOWN, (" negative", " positive"), k))
+        assert one.shares == other.shares[::-1]
+
+
+async def test_as_a_host_without_log_probabilities_it_gives_none():
+    provider = Synthetic.from_options({"choices": "votes"})
+    assert (provider.capabilities.choices, provider.capabilities.prompt_logprobs) == ("votes", False)
+    with pytest.raises(CapabilityError):
+        await provider.send(NextTokenRequest(SHOWN, (" a", " b")))
+    with pytest.raises(CapabilityError):
+        await Synthetic().send(ChoiceRequest(SHOWN, (" a", " b")))
+    with pytest.raises(ConfigError, match="choices"):
+        Synthetic.from_options({"choices": "some"})
 
 
 async def search(provider: Synthetic, n: int, settings: AnnealSettings, group: str | None) -> list[Step]:

@@ -40,7 +40,8 @@ def test_relations_can_be_rows_too(settings):
 def test_the_method_and_the_shares_of_the_labels_can_be_given(settings):
     biased: dict[str, Any] = {"provider_options": {"bias": "6"}, "method": "zero-shot"}
     assert icm_api.label(ROWS, **biased, **settings).summary.collapsed
-    assert not icm_api.label(ROWS, **biased, class_prior={"yes": 0.5}, **settings).summary.collapsed
+    again = settings | {"run_dir": "again"}
+    assert not icm_api.label(ROWS, **biased, class_prior={"yes": 0.5}, **again).summary.collapsed
 
 
 async def test_label_works_where_an_event_loop_already_runs_as_in_a_notebook(settings):
@@ -50,7 +51,8 @@ async def test_label_works_where_an_event_loop_already_runs_as_in_a_notebook(set
 
 async def test_alabel_is_the_same_for_asynchronous_code(settings):
     there = await icm_api.alabel(ROWS, **settings)
-    assert [row.label for row in there.rows] == [row.label for row in icm_api.label(ROWS, **settings).rows]
+    here = icm_api.label(ROWS, **settings | {"run_dir": "again"})
+    assert [row.label for row in there.rows] == [row.label for row in here.rows]
 
 
 def test_each_step_can_be_observed(settings):

@@ -9,7 +9,7 @@ import pytest
 from icm_api.config import RunConfig, load_config
 from icm_api.core.problem import Problem
 from icm_api.core.step import Labelling
-from icm_api.run.outcome import Finding, accuracy, calibration_error, final_finding, wilson_interval
+from icm_api.run.outcome import Finding, accuracy, calibration_error, final_finding
 from icm_api.types import LabelScore, Relation
 
 CONFIG = load_config(RunConfig, {"data": "d", "task": "claims"}, {})
@@ -58,9 +58,3 @@ def test_certainty_stands_in_the_last_bin_and_costs_nothing_when_it_is_right():
 def test_accuracy_compares_only_examples_with_gold_and_label():
     assert accuracy((0, 1, None, 1), (0, 0, 1, None)) == (1, 2)
     assert accuracy(None, (0, 1)) == (0, 0)
-
-
-def test_the_wilson_interval_is_the_textbook_one():
-    low, high = wilson_interval(8, 10)
-    assert (low, high) == pytest.approx((0.490, 0.943), abs=5e-4)
-    assert wilson_interval(10, 10)[1] == 1.0

@@ -15,6 +15,7 @@ from icm_api.config import RunConfig, load_config
 from icm_api.core.anneal import AnnealSettings, anneal
 from icm_api.core.context import ContextBuilder
 from icm_api.core.problem import Problem
+from icm_api.errors import ConfigError
 from icm_api.providers.synthetic import Synthetic
 from icm_api.run.compose import build_search, measure_sizes
 from icm_api.run.job import Job, prepare
@@ -215,6 +216,57 @@ async def planned(config: RunConfig, n: int = 60, **capabilities: Any) -> Estima
     return await estimate(outlook)
 
 
+# --- hosts without log-probabilities --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["zero-shot", "random-few-shot", "bootstrap"])
+async def test_votes_are_counted_before_anything_is_paid_for(config, method):
+    given = config(method=method, votes=3).model_copy(update={"provider_options": {"choices": "votes"}})
+    summary = (await labelled(given, 24)).summary
+    asked = summary.requests + summary.cache_hits  # an example that begins two chains is the same question
+    assert (summary.planned_kind, summary.planned_requests) == ("exact", asked)
+    assert asked % 3 == 0
+    assert looks_like(summary.planned_prompt_tokens, summary.prompt_tokens, 0.06)
+
+
+async def test_a_run_by_votes_says_so_in_its_rows_its_summary_and_its_warnings(config):
+    given = config(method="sweep").model_copy(update={"provider_options": {"choices": "votes"}})
+    result = await labelled(given, 16)
+    assert result.summary.score_kind == "sampled"
+    assert {row.kind for row in result.rows} == {"sampled"}
+    assert any("counted answers" in warning for warning in result.summary.warnings)
+    assert result.summary.requests <= result.summary.planned_requests
+    assert result.summary.requests % 8 == 0
+
+
+async def test_stated_probabilities_take_one_request_a_question(config):
+    given = config(method="zero-shot").model_copy(update={"provider_options": {"choices": "probabilities"}})
+    summary = (await labelled(given, 24)).summary
+    assert (summary.requests, summary.planned_requests, summary.score_kind) == (24, 24, "stated")
+
+
+async def test_the_plan_says_that_questions_are_asked_many_times(config, monkeypatch):
+    given = config(votes=5).model_copy(update={"provider_options": {"choices": "votes"}})
+    found = await table(given, monkeypatch, 12)
+    assert any("asked 5 times (--votes)" in note for note in found.notes)
+    assert not any("several tokens" in note for note in found.notes)
+    zero_shot = found.estimates[0]
+    assert (zero_shot.requests, zero_shot.output_tokens) == (60, 60 * 6)
+
+
+async def test_votes_for_a_host_with_log_probabilities_are_a_setting_without_effect_and_refused(config):
+    with pytest.raises(ConfigError, match="--votes"):
+        await planned(config(method="zero-shot", votes=4))
+
+
+async def test_where_tokens_are_guessed_the_instruction_and_the_labels_offered_are_counted(config):
+    job = prepare(config(method="zero-shot"), rows())
+    bare = await measure_sizes(job, Counting(Synthetic(), counts_tokens=False))
+    asked = await measure_sizes(job, Counting(Synthetic(), counts_tokens=False, choices="votes"))
+    assert asked.preamble > bare.preamble + 40
+    assert all(more > less for more, less in zip(asked.labels, bare.labels, strict=True))
+
+
 # --- where the numbers come from ------------------------------------------------------------------------------
 
 
@@ -310,7 +362,7 @@ async def test_a_stated_price_prices_every_row_exactly(config, monkeypatch):
 
 
 async def test_an_unknown_price_is_unknown_and_never_nothing(config, monkeypatch):
-    monkeypatch.setattr("icm_api.run.plan.find_price", lambda *_, **__: None)
+    monkeypatch.setattr("icm_api.run.compose.find_price", lambda *_, **__: None)
     found = await table(config(), monkeypatch)
     assert {row.cost_usd for row in found.estimates} == {None}
     assert found.as_json()["plan"][0]["cost_usd"] is None

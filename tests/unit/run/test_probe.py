@@ -5,11 +5,24 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from icm_api.client.prices import parse_price
 from icm_api.errors import CapabilityError
 from icm_api.providers.synthetic import Synthetic, SyntheticOptions
-from icm_api.run.probe import ProbeReport, _agreement, probe
-from icm_api.types import LabelScore, NextTokenRequest, Prompt, SequenceRequest
+from icm_api.run.probe import _agreement, probe
+from icm_api.run.probe_record import ProbeRecord
+from icm_api.types import (
+    Candidate,
+    ChoiceReply,
+    ChoiceRequest,
+    LabelScore,
+    NextTokenRequest,
+    Prompt,
+    SequenceRequest,
+    Usage,
+)
 from tests.unit.run.test_scorer import LABELS
+
+PRICE = parse_price("1/2")
 
 
 class Host(Synthetic):
@@ -24,6 +37,11 @@ class Host(Synthetic):
             raise CapabilityError("no log-probs")
         if isinstance(request, SequenceRequest):
             return await self._echo(request)
+        if self.spoil == "stand-ins":
+            reply = await super().send(request)
+            return replace(reply, candidates=(*reply.candidates, Candidate(" x", -9999.0)))
+        if self.spoil == "no log-probs of these labels" and LABELS[0].text in request.wanted:
+            raise CapabilityError("the labels cannot be told apart")
         if self.spoil == "drops all but the query":
             request = NextTokenRequest(Prompt(request.prompt.query), request.wanted)
         if self.spoil == "cuts the start":
@@ -44,13 +62,13 @@ class Host(Synthetic):
         return reply
 
 
-async def report(spoil: str = "", **options: Any) -> ProbeReport:
+async def report(spoil: str = "", **options: Any) -> ProbeRecord:
     host = Host(SyntheticOptions(**options))
     host.spoil = spoil
-    return await probe(host, LABELS)
+    return await probe(host, LABELS, price=PRICE)
 
 
-def statuses(found: ProbeReport) -> dict[str, str]:
+def statuses(found: ProbeRecord) -> dict[str, str]:
     return {check.name: check.status for check in found.checks}
 
 
@@ -62,6 +80,41 @@ async def test_a_sound_host_is_usable():
 
 async def test_a_host_without_log_probs_is_not_usable():
     assert (await report("no log-probs")).verdict == "not usable"
+
+
+async def test_a_list_with_stand_ins_is_not_usable():
+    found = await report("stand-ins")
+    assert [check.name for check in found.failed] == ["log-probs"]
+    assert "stand-in such as -9999" in found.failed[0].detail
+
+
+async def test_what_fails_for_the_users_labels_only_is_no_fault_of_the_host():
+    found = await report("no log-probs of these labels")
+    assert [check.name for check in found.failed] == ["labels in reach"]
+    assert statuses(found)["log-probs"] == "ok"
+
+
+async def test_each_check_that_fails_or_warns_says_what_to_do_instead():
+    spoilt = ["no log-probs", "stand-ins", "drops all but the query", "off by one", "ignores echo"]
+    found = [await report(spoil) for spoil in spoilt] + [await report(mass=0.02, top_k=60)]
+    assert [check for each in found for check in each.checks if check.status != "ok" and not check.instead] == []
+
+
+async def test_it_asks_a_dozen_questions_at_most_and_says_how_many():
+    host = Host(SyntheticOptions())
+    found = await probe(host, LABELS, price=PRICE)
+    assert found.requests == host.asked <= 12
+
+
+async def test_an_unknown_price_and_context_are_a_warning():
+    found = await probe(Host(SyntheticOptions()), LABELS, price=None)
+    assert statuses(found)["price"] == "warn"
+    assert found.verdict == "usable with care"
+
+
+async def test_cached_tokens_are_told_as_the_replies_say():
+    found = {check.name: check.detail for check in (await report()).checks}
+    assert "cached" in found["usage reported"]
 
 
 async def test_a_host_that_does_not_read_the_prompt_is_not_usable():
@@ -109,3 +162,65 @@ def test_labels_that_are_only_bounded_are_not_compared():
     assert _agreement([known], [known]).status == "ok"
     assert _agreement([hidden], [other]).status == "warn"
     assert "not comparable" in _agreement([hidden], [other]).detail
+
+
+# --- hosts that choose a label
+
+
+class Chooser(Synthetic):
+    """Judges by one word of the claim, or in another way."""
+
+    kind: Any = "votes"
+    way = ""
+    asked = 0
+
+    @property
+    def capabilities(self) -> Any:
+        return replace(super().capabilities, choices=self.kind, prompt_logprobs=False)
+
+    async def send(self, request: Any) -> Any:
+        assert isinstance(request, ChoiceRequest)
+        self.asked += 1
+        if self.way == "refuses":
+            raise CapabilityError("the model answered 'I would rather not'")
+        chosen = LABELS[0].text if "moon" in request.prompt.query else LABELS[1].text
+        best = {"by place": 0, "always the same": request.labels.index(LABELS[1].text)}.get(
+            self.way, request.labels.index(chosen)
+        )
+        certain = 0.5 if self.way == "half a vote" else 1.0 if self.kind == "votes" else 0.8
+        shares = tuple(certain if k == best else 1 - certain for k in range(2))
+        return ChoiceReply(shares, Usage(30, 0, 1), self.model)
+
+
+async def chooser_report(way: str = "", kind: str = "votes") -> ProbeRecord:
+    host = Chooser()
+    host.way, host.kind = way, kind
+    found = await probe(host, LABELS, price=PRICE, votes=8)
+    assert found.requests == host.asked <= 4
+    return found
+
+
+async def test_a_host_that_votes_is_probed_by_what_it_chooses():
+    found = await chooser_report()
+    assert found.verdict == "usable"
+    assert {c.name: c.detail for c in found.checks}["requests a question"].startswith("8 ")
+
+
+async def test_a_host_that_states_probabilities_costs_one_request_a_question():
+    found = await chooser_report(kind="probabilities")
+    assert {c.name: c.detail for c in found.checks}["requests a question"].startswith("1 ")
+
+
+async def test_a_host_that_answers_by_the_place_of_an_option_is_not_usable():
+    assert [check.name for check in (await chooser_report("by place")).failed] == ["same answer in another order"]
+
+
+async def test_one_answer_to_all_is_a_warning():
+    found = await chooser_report("always the same")
+    assert statuses(found)["tells a true claim from a false one"] == "warn"
+
+
+async def test_answers_that_are_no_labels_are_not_usable():
+    assert [check.name for check in (await chooser_report("refuses")).failed] == ["answers with a label"]
+    assert "no probabilities" not in (await chooser_report()).checks[0].detail
+    assert "a vote names one label" in (await chooser_report("half a vote")).failed[0].detail

@@ -21,6 +21,8 @@ from icm_api.run.scorer import PromptScorer, gather
 from icm_api.types import (
     Candidate,
     Capabilities,
+    ChoiceReply,
+    ChoiceRequest,
     Label,
     NextTokenReply,
     NextTokenRequest,
@@ -366,3 +368,138 @@ async def test_a_place_with_only_bounds_on_all_labels_says_nothing():
     heard = Walked([{" Negative": 0.002, " Positive": 0.0015, " other": 0.99}] * 3)
     scorer = PromptScorer(heard, labels, MANY, min_mass=0.0)
     assert await scorer.score_chains([chain(3, 1, 2)]) == [[None, None, None]]
+
+
+# --- where no log-probabilities are told ----------------------------------------------------------------------
+
+
+class Chooser:
+    """Answers choices from a list, in turn; None refuses."""
+
+    name = "chooser"
+    model = "list"
+    identity: Mapping[str, Any] = {}
+
+    def __init__(self, *answers: str | tuple[float, ...] | None, choices: Any = "votes") -> None:
+        self.answers = itertools.cycle(answers)
+        self.asked: list[ChoiceRequest] = []
+        self.capabilities = replace(Synthetic().capabilities, choices=choices, prompt_logprobs=False)
+
+    async def send(self, request: Any) -> Any:
+        self.asked.append(request)
+        answer = next(self.answers)
+        if answer is None:
+            raise OutOfReachError("the model refuses")
+        if isinstance(answer, str):
+            answer = tuple(float(label == answer) for label in request.labels)
+        return ChoiceReply(answer, Usage(), self.model)
+
+    async def aclose(self) -> None: ...
+
+
+def voting(provider: Any, votes: int = 8, labels: tuple[Label, ...] = LABELS) -> PromptScorer:
+    return PromptScorer(provider, labels, MANY, preamble="Judge.", min_mass=1e-4, votes=votes)
+
+
+async def test_votes_are_smoothed_shares_of_counted_answers_and_say_what_they_are():
+    provider = Chooser(" positive", " positive", " positive", " negative")
+    judge = voting(provider)
+    (score,) = await judge.score([Query(2, ((0, 1),))])
+    assert [math.exp(p) for p in score.logprobs_nats] == pytest.approx([2.5 / 9, 6.5 / 9])
+    assert (score.kind, score.mass, score.bounded) == ("sampled", 1.0, (False, False))
+    assert judge.kind == "sampled"
+    assert len(judge.notes) == 1
+    assert "8 counted answers" in judge.notes[0]
+    assert "not log-probabilities" in judge.notes[0]
+    assert "2.8 nats" in judge.notes[0]
+
+
+async def test_each_draw_is_a_request_of_its_own_and_each_label_is_offered_first_equally_often():
+    provider = Chooser(" positive")
+    await voting(provider).score([Query(2, ())])
+    assert sorted(request.draw for request in provider.asked) == list(range(8))
+    assert Counter(request.labels[0] for request in provider.asked) == {" negative": 4, " positive": 4}
+    assert {request.prompt for request in provider.asked} == {provider.asked[0].prompt}
+
+
+async def test_the_first_answer_comes_before_the_others_are_asked():
+    """So that the host's prompt cache can serve them."""
+    provider = Chooser(" positive")
+    under_way: list[int] = []
+    most = {}
+    inner = provider.send
+
+    async def send(request: Any) -> Any:
+        under_way.append(request.draw)
+        await asyncio.sleep(0)
+        most[request.draw] = len(under_way)
+        reply = await inner(request)
+        under_way.remove(request.draw)
+        return reply
+
+    provider.send = send  # type: ignore[method-assign]
+    await voting(provider).score([Query(2, ())])
+    assert most[0] == 1
+    assert max(most.values()) == 7
+
+
+async def test_answers_that_name_no_label_are_left_out_and_told():
+    judge = voting(Chooser(" positive", None, " negative", " positive"), votes=4)
+    (score,) = await judge.score([Query(2, ())])
+    assert [math.exp(p) for p in score.logprobs_nats] == pytest.approx([1.5 / 4, 2.5 / 4])
+    assert score.mass == 0.75
+    assert "1 of 4 answers named none" in judge.notes[1]
+
+
+async def test_a_question_that_no_answer_of_which_names_a_label_is_out_of_reach():
+    with pytest.raises(OutOfReachError, match="refuses"):
+        await voting(Chooser(None)).score([Query(2, ())])
+    chain = Chain(tuple((i, i % 2) for i in range(8)))
+    some = Chooser(*[None] * 3, *[" positive"] * 21)
+    (scores,) = await voting(some, votes=3).score_chains([chain])
+    assert [score is None for score in scores] == [True] + [False] * 7
+    with pytest.raises(OutOfReachError):
+        await voting(Chooser(None), votes=3).score_chains([chain])
+
+
+async def test_a_chain_is_a_walk_in_which_each_example_sees_those_before_it():
+    provider = Chooser(" positive")
+    chain = Chain(((0, 1), (1, 0), (2, 1), (3, 0)), first=1)
+    (scores,) = await voting(provider, votes=2).score_chains([chain])
+    assert [len(request.prompt.demonstrations) for request in provider.asked] == [1, 1, 2, 2, 3, 3]
+    assert [score.kind for score in scores if score is not None] == ["sampled"] * 3
+
+
+async def test_probabilities_that_the_host_states_take_one_request_and_keep_their_kind():
+    provider = Chooser((0.25, 0.75), choices="probabilities")
+    judge = voting(provider)
+    (score,) = await judge.score([Query(2, ())])
+    (request,) = provider.asked
+    expected = [0.25, 0.75] if request.labels[0] == " negative" else [0.75, 0.25]
+    assert [math.exp(p) for p in score.logprobs_nats] == pytest.approx(expected)
+    assert (score.kind, judge.kind) == ("stated", "stated")
+    assert "states as its own" in judge.notes[0]
+
+
+async def test_a_probability_stated_as_0_is_a_bound_and_counted():
+    judge = voting(Chooser((1.0, 0.0), choices="probabilities"))
+    (score,) = await judge.score([Query(2, ())])
+    assert sorted(score.bounded) == [False, True]
+    assert min(score.logprobs_nats) == pytest.approx(math.log(0.005 / 1.005))
+    assert judge.bounded == 1
+
+
+@pytest.mark.parametrize("shares", [(1.0,), (0.5, 0.5), (0.4, 0.4), (math.nan, 1.0), (1.0, 1.0)])
+async def test_shares_that_are_no_vote_are_refused(shares):
+    with pytest.raises(CapabilityError):
+        await voting(Chooser(shares)).score([Query(2, ())])
+
+
+async def test_a_second_run_of_votes_is_answered_from_the_cache(tmp_path):
+    provider = Chooser(" positive", " negative")
+    scores = []
+    for _ in range(2):
+        cached = Cached(provider, open_cache(tmp_path))
+        scores += await voting(cached).score([Query(2, ())])
+    assert scores[0] == scores[1]
+    assert len(provider.asked) == 8

@@ -1,0 +1,345 @@
+"""What may happen to a run between its parts, and what must then hold."""
+
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from icm_api.client.cache import Store
+from icm_api.run import journal
+from icm_api.run.journal import existing_folder
+
+ANNEAL = ("--method", "anneal")
+SETTINGS = ("--task", "classify", "--labels", "negative,positive", "--provider", "synthetic")
+
+
+@pytest.fixture
+def whole(icm, reviews) -> Path:
+    """The same run, never cut short, with replies of its own."""
+    assert icm("run", reviews, *SETTINGS, *ANNEAL, "--run-dir", "whole", "--no-cache").code == 0
+    return Path("whole")
+
+
+@pytest.fixture
+def cut(icm, reviews) -> Path:
+    """A run that a limit has stopped."""
+    assert icm("run", reviews, *SETTINGS, *ANNEAL, "--run-dir", "run", "--max-requests", "15").code == 3
+    return Path("run")
+
+
+def resumed(icm: Callable[..., Any], *arguments: str) -> Any:
+    return icm("resume", "run", "--max-requests", "1000", "--json", *arguments)
+
+
+def same(whole: Path, run: Path = Path("run")) -> None:
+    for name in ("journal.jsonl", "labels.jsonl"):
+        assert (run / name).read_bytes() == (whole / name).read_bytes()
+    assert summary(run)["utility"] == summary(whole)["utility"]
+
+
+def summary(run: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((run / "summary.json").read_text())
+    return found
+
+
+def test_a_resumed_run_ends_as_one_that_was_never_cut_short_and_pays_the_same(icm, whole, cut):
+    done = resumed(icm)
+    assert done.code == 0, done.err
+    same(whole)
+    assert done.json["requests"] == summary(whole)["requests"]
+    assert done.json["cache_hits"] == 0
+    assert "asked again" in done.err
+
+
+@pytest.mark.parametrize("torn", [b'{"step": 99', b"{", b'{"step": 99, "changed": ["r'])
+def test_a_torn_last_line_is_dropped(icm, whole, cut, torn):
+    with (cut / "journal.jsonl").open("ab") as file:
+        file.write(torn)
+    assert resumed(icm).code == 0
+    same(whole)
+
+
+def test_a_journal_that_lost_its_last_lines_gets_them_again(icm, whole, cut):
+    lines = (cut / "journal.jsonl").read_bytes().splitlines(keepends=True)
+    (cut / "journal.jsonl").write_bytes(b"".join(lines[:-3]) + lines[-3][:10])
+    assert resumed(icm).code == 0
+    same(whole)
+
+
+def test_an_edited_journal_is_refused_and_left_alone(icm, cut):
+    lines = (cut / "journal.jsonl").read_text().splitlines(keepends=True)
+    edited = "".join([lines[0], lines[1].replace('"step": 1', '"step": 7'), *lines[2:]])
+    (cut / "journal.jsonl").write_text(edited)
+    done = resumed(icm)
+    assert done.code == 2
+    assert "step 1 does not come out as it was" in done.err
+    assert (cut / "journal.jsonl").read_text() == edited
+
+
+def test_a_second_process_is_refused_by_the_number_of_the_first(icm, cut):
+    with existing_folder(cut):
+        done = resumed(icm)
+    assert done.code == 2
+    assert f"process {os.getpid()} is working on this run" in done.err
+    assert resumed(icm).code == 0
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from icm_api.run.journal import existing_folder
+with existing_folder(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_the_lock_of_a_process_that_was_killed_is_gone(icm, cut):
+    with subprocess.Popen([sys.executable, "-c", HOLDER, str(cut)], stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        assert "is working on this run" in resumed(icm).err
+        holder.kill()
+    assert resumed(icm).code == 0
+
+
+def test_a_moved_run_folder_goes_on(icm, whole, cut):
+    Path("elsewhere").mkdir()
+    moved = cut.rename("elsewhere/other")
+    done = icm("resume", str(moved), "--max-requests", "1000")
+    assert done.code == 0, done.err
+    same(whole, moved)
+
+
+def test_a_project_moved_as_a_whole_goes_on_from_anywhere(icm, reviews, tmp_path, monkeypatch):
+    (tmp_path / "project").mkdir()
+    Path(reviews).rename("project/reviews.jsonl")
+    monkeypatch.chdir("project")
+    arguments = (*SETTINGS, *ANNEAL, "--max-requests", "15", "--cache-dir", "own")
+    assert icm("run", "reviews.jsonl", *arguments, "--run-dir", "runs/a").code == 3
+    monkeypatch.chdir(tmp_path)
+    Path("project").rename("moved")
+    done = icm("resume", "moved/runs/a", "--max-requests", "1000", "--cache-dir", "moved/own", "--json")
+    assert done.code == 0, done.err
+    assert done.json["out"] == "moved/runs/a/labels.jsonl"
+
+
+def test_a_run_without_the_shared_cache_carries_its_replies_along(icm, reviews, whole, tmp_path, monkeypatch):
+    assert icm("run", reviews, *SETTINGS, *ANNEAL, "--run-dir", "run", "--no-cache", "--max-requests", "15").code == 3
+    assert not (tmp_path / "cache" / "replies").exists()
+    monkeypatch.setenv("ICM_API_CACHE_DIR", str(tmp_path / "another"))
+    done = resumed(icm)
+    assert (done.code, done.json["requests"]) == (0, summary(whole)["requests"])
+    same(whole)
+
+
+def test_replies_that_are_gone_are_not_paid_for_again_in_silence(icm, cut, tmp_path):
+    (tmp_path / "cache").rename(tmp_path / "put-away")
+    before = json.loads((cut / "state.json").read_text())["spent"]["requests"]
+    done = resumed(icm)
+    assert done.code == 2
+    assert "the replies that this run has paid for are not in" in done.err
+    assert "--cache-dir" in done.err
+    assert json.loads((cut / "state.json").read_text())["spent"]["requests"] <= before + 8
+    assert resumed(icm, "--cache-dir", str(tmp_path / "put-away")).code == 0
+
+
+def test_some_replies_lost_in_a_power_cut_are_asked_again(icm, whole, cut, tmp_path):
+    store = Store(tmp_path / "cache" / "replies")
+    for key in list(store._rows)[-5:]:
+        del store._rows[key]
+    store.close()
+    assert resumed(icm).code == 0
+    same(whole)
+
+
+# --- what has changed ---------------------------------------------------------------------------------------------
+
+
+def change(rows: list[dict[str, Any]], name: str = "reviews.jsonl") -> None:
+    Path(name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda rows: rows[3].update(text="something else"), "example 'r3' is another (reviews.jsonl:4)"),
+        (lambda rows: rows.append({"id": "r12", "text": "one more"}), "example 'r12' is new (reviews.jsonl:13)"),
+        (lambda rows: rows.pop(5), "example 'r5' is gone"),
+        (lambda rows: rows.reverse(), "the rows are in another order"),
+    ],
+)
+def test_changed_data_are_refused_with_the_difference_until_they_are_put_back(icm, cut, edit, message):
+    before = Path("reviews.jsonl").read_text()
+    rows = [json.loads(line) for line in before.splitlines()]
+    edit(rows)
+    change(rows)
+    done = resumed(icm)
+    assert done.code == 2
+    assert "data and prompts changed since the run began" in done.err
+    assert message in done.err
+    Path("reviews.jsonl").write_text(before)
+    assert resumed(icm).code == 0
+
+
+def test_the_same_rows_in_another_file_are_the_same_data(icm, cut):
+    Path("reviews.jsonl").rename("renamed.jsonl")
+    assert "reviews.jsonl" in resumed(icm).err
+    assert resumed(icm, "--data", "renamed.jsonl").code == 0
+
+
+def test_a_changed_task_file_is_refused(icm, write):
+    task = 'name = "mood"\ntemplate = "Note: {note}\\nMood:"\nlabels = ["sad", "glad"]\n'
+    write("task.toml", task)
+    data = write("n.jsonl", [{"id": str(i), "note": f"note {i}"} for i in range(10)])
+    arguments = ("--task", "task.toml", "--provider", "synthetic", *ANNEAL, "--run-dir", "run", "--max-requests", "10")
+    assert icm("run", data, *arguments).code == 3
+    write("task.toml", task.replace("Note: ", "Remark: "))
+    assert "prompts changed since the run began: the prompt of example '0' is another" in resumed(icm).err
+    write("task.toml", task.replace('"glad"', '"merry"'))
+    assert "labels of the task: [' sad', ' glad'] -> [' sad', ' merry']" in resumed(icm).err
+
+
+def test_changed_relations_are_refused(icm, reviews, write):
+    rules = write("rules.jsonl", [{"kind": "exactly_one", "ids": ["r0", "r1"]}])
+    arguments = (*SETTINGS, *ANNEAL, "--run-dir", "run", "--max-requests", "10", "--relations", rules)
+    assert icm("run", reviews, *arguments).code == 3
+    write("rules.jsonl", [{"kind": "exactly_one", "ids": ["r0", "r2"]}])
+    said = resumed(icm).err
+    assert "relation 'exactly_one(r0, r2)' is new; relation 'exactly_one(r0, r1)' is gone" in said
+
+
+def test_a_setting_in_the_environment_that_the_run_does_not_have_is_refused(icm, cut, monkeypatch):
+    monkeypatch.setenv("ICM_API_SEED", "5")
+    done = resumed(icm)
+    assert done.code == 2
+    assert "ICM_API_SEED asks for 5, and the run has 0" in done.err
+    monkeypatch.setenv("ICM_API_SEED", "0")
+    assert resumed(icm).code == 0
+
+
+def test_an_edited_setting_leads_to_another_provider_or_other_steps_and_is_refused(icm, cut):
+    manifest = json.loads((cut / "manifest.json").read_text())
+    text = json.dumps(manifest)
+    (cut / "manifest.json").write_text(text.replace('"provider_options": {}', '"provider_options": {"bias": "1"}'))
+    done = resumed(icm)
+    assert (done.code, "bias: 0.0 -> 1.0" in done.err) == (2, True)
+    (cut / "manifest.json").write_text(text.replace('"seed": 0', '"seed": 1', 1))
+    assert resumed(icm).code == 2
+    (cut / "manifest.json").write_text(text.replace('"seed": 0', '"seed": -1', 1))
+    assert "was it edited?" in resumed(icm).err
+
+
+def test_a_folder_of_another_format_is_refused(icm, cut):
+    text = (cut / "manifest.json").read_text()
+    (cut / "manifest.json").write_text(text.replace('"format": 1', '"format": 2'))
+    done = resumed(icm)
+    assert done.code == 2
+    assert "format 2 of run folders, and this one has 1" in done.err
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "state.json"])
+def test_a_damaged_file_is_refused_by_name(icm, cut, name):
+    (cut / name).write_text("{")
+    done = resumed(icm)
+    assert (done.code, f"run/{name}: is damaged" in done.err) == (2, True)
+
+
+# --- the machine --------------------------------------------------------------------------------------------------
+
+
+def test_a_clock_that_jumps_changes_nothing(icm, whole, cut, monkeypatch):
+    true = time.time
+    jumps = iter([1e9, -1e9, 5e8] * 10_000)
+    monkeypatch.setattr(time, "time", lambda: true() + next(jumps))
+    done = resumed(icm)
+    assert done.code == 0, done.err
+    same(whole)
+    assert 0 < done.json["wall_s"] < 600
+
+
+class FullDisk:
+    """Refuses to write after so many writes."""
+
+    def __init__(self, left: int) -> None:
+        self.left = left
+
+    def __call__(self) -> None:
+        self.left -= 1
+        if self.left < 0:
+            raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize("left", [0, 1, 2, 5, 20, 40])
+def test_a_full_disk_stops_the_run_by_name_and_loses_nothing(icm, reviews, whole, monkeypatch, left):
+    full = FullDisk(left)
+    with monkeypatch.context() as patched:
+        append, replace = journal.Journal._append, os.replace
+
+        def limited_append(self: journal.Journal, text: bytes) -> None:
+            full()
+            append(self, text)
+
+        def limited_replace(source: Path, target: Path) -> None:
+            full()
+            replace(source, target)
+
+        patched.setattr(journal.Journal, "_append", limited_append)
+        patched.setattr(os, "replace", limited_replace)
+        done = icm("run", reviews, *SETTINGS, *ANNEAL, "--run-dir", "run")
+    assert done.code not in (0, 3)
+    assert "No space left on device" in done.err
+    if (Path("run") / "manifest.json").exists():
+        assert "go on with: icm-api resume run" in done.err
+        again = resumed(icm)
+        assert again.code == 0, again.err
+        assert again.json["requests"] <= summary(whole)["requests"] + 1
+    else:
+        assert icm("run", reviews, *SETTINGS, *ANNEAL, "--run-dir", "run").code == 0
+    same(whole)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such limit")
+def test_files_that_may_grow_no_further_stop_a_run_by_name(icm, reviews, whole):
+    limited = "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+    limited += "resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000)); "
+    limited += "sys.argv = ['icm-api', *sys.argv[1:]]; from icm_api.cli import main; main()"
+    command = [sys.executable, "-c", limited, "run", reviews, *SETTINGS, *ANNEAL, "--run-dir", "run"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, "Traceback" in done.stderr) == (2, False), done.stderr
+    assert "cache folder" in done.stderr
+    assert icm("run", reviews, *SETTINGS, *ANNEAL, "--run-dir", "run").code == 0
+    same(whole)
+
+
+# --- the cache ----------------------------------------------------------------------------------------------------
+
+
+def test_replies_of_an_older_version_are_refused_and_never_misread(icm, cut, tmp_path):
+    with closing(sqlite3.connect(tmp_path / "cache" / "replies" / "cache.db")) as database, database:
+        database.execute("""UPDATE Cache SET value = replace(value, '"schema":1', '"schema":0')""")
+    done = resumed(icm)
+    assert (done.code, "a stored reply is not valid" in done.err) == (2, True)
+    assert len((cut / "journal.jsonl").read_text().splitlines()) > 1
+
+
+# --- several runs at once -----------------------------------------------------------------------------------------
+
+
+def test_four_processes_share_one_cache_and_find_the_same(icm, reviews, tmp_path):
+    command = [sys.executable, "-m", "icm_api.cli", "run", reviews, *SETTINGS, *ANNEAL, "--display", "none"]
+    runs = [subprocess.Popen([*command, "--run-dir", f"run-{k}"], stderr=subprocess.PIPE) for k in range(4)]
+    assert [process.communicate()[1] for process in runs] == [b""] * 4
+    assert {process.returncode for process in runs} == {0}
+    for k in range(1, 4):
+        same(Path("run-0"), Path(f"run-{k}"))
+    after = icm("run", reviews, *SETTINGS, *ANNEAL, "--run-dir", "after", "--json").json
+    assert after["requests"] == 0
