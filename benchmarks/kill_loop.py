@@ -45,6 +45,8 @@ class Found:
     """What the rounds of one method showed."""
 
     method: str
+    took_s: float
+    """How long a run takes at the moment, uninterrupted."""
     kills: int = 0
     rounds: int = 0
     sent: int = 0
@@ -89,31 +91,41 @@ def measure(method: str, kills: int, draw: random.Random, folder: Path) -> Found
     started_s = time.monotonic()
     if code := _wait(_start(whole, _run_arguments(method))):
         raise SystemExit(f"the uninterrupted run ended with {code}: {(whole / 'said').read_text()}")
-    took_s, found = time.monotonic() - started_s, Found(method)
+    found = Found(method, time.monotonic() - started_s)
     while found.kills < kills:
-        _round(folder / f"round-{found.rounds}", whole, took_s, kills, draw, found)
+        _round(folder / f"round-{found.rounds}", whole, kills, draw, found)
     return found
 
 
-def _round(folder: Path, whole: Path, took_s: float, kills: int, draw: random.Random, found: Found) -> None:
+def _round(folder: Path, whole: Path, kills: int, draw: random.Random, found: Found) -> None:
     """One run, from its beginning to its end."""
     _prepare(folder)
     found.rounds += 1
     while True:
         begun = (folder / "run" / "manifest.json").exists()
+        started_s = time.monotonic()
         child = _start(folder, ("resume", "run") if begun else _run_arguments(found.method))
         if found.kills < kills:
-            time.sleep(draw.uniform(0, took_s))
-            os.kill(child, signal.SIGKILL)
+            _kill_at(child, started_s + draw.uniform(0, found.took_s))
         code = _wait(child)
         if code == -signal.SIGKILL:
             found.kills += 1
         elif code == 0:
+            found.took_s = found.took_s if begun else time.monotonic() - started_s
             break
         else:
             found.unlike.append(f"exit code {code}: {(folder / 'said').read_text()[-300:]}")
             return
     _compare(folder, whole, found)
+
+
+def _kill_at(child: int, moment_s: float) -> None:
+    """Unless it ends before."""
+    while time.monotonic() < moment_s:
+        if os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            return
+        time.sleep(0.002)
+    os.kill(child, signal.SIGKILL)
 
 
 def _compare(folder: Path, whole: Path, found: Found) -> None:

@@ -17,16 +17,16 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from icm_api.client.prices import dollars
 from icm_api.core.diagnose import label_shares
 from icm_api.providers.registry import ProviderEntry
 from icm_api.run import runner
 from icm_api.run.outcome import Summary
-from icm_api.run.plan import Estimate, Plan
+from icm_api.run.plan import ABOUT, Estimate, Plan
 from icm_api.run.probe_record import ProbeRecord
 from icm_api.run.resume import RunInfo
 
 PLAIN_EVERY_S = 5.0
-LEAST_DOLLARS = Decimal("0.0001")
 _GIVES: Mapping[str, str] = {
     "sequences": "log-probs of all labels of a sequence, some 256 of them in a request",
     "exact": "the log-prob of every label, whatever its rank; a request a label or a few",
@@ -34,7 +34,6 @@ _GIVES: Mapping[str, str] = {
     "probabilities": "the host's own probabilities of the labels; a request a label",
     "votes": "answers that are counted; --votes requests a label (default 8)",
 }
-_PLANNED = {"exact": "", "expected": "about ", "at most": "at most ", "at least": "at least "}
 
 
 class Display(Protocol):
@@ -149,14 +148,18 @@ def describe(summary: Summary) -> str:
 def _plan_and_made(summary: Summary) -> str:
     """The plan and its error. Questions answered from the cache count as asked: the plan is for an empty cache."""
     asked = summary.requests - summary.retries + summary.cache_hits
-    planned = _PLANNED[summary.planned_kind]
     line = (
-        f"plan: {planned}{summary.planned_requests:,} requests, about {summary.planned_prompt_tokens:,} prompt tokens; "
+        f"plan: {ABOUT[summary.planned_kind]}{summary.planned_requests:,} requests, "
+        f"about {summary.planned_prompt_tokens:,} prompt tokens{_planned_cost(summary)}; "
         f"asked {asked:,} ({asked / summary.planned_requests:.0%})"
     )
     if summary.cache_hits or summary.retries or summary.unknown_usage or not summary.prompt_tokens:
         return line
     return f"{line}, {summary.prompt_tokens:,} tokens ({summary.prompt_tokens / summary.planned_prompt_tokens:.0%})"
+
+
+def _planned_cost(summary: Summary) -> str:
+    return "" if summary.planned_cost_usd is None else f", {dollars(Decimal(summary.planned_cost_usd))}"
 
 
 def _cost(summary: Summary) -> str:
@@ -165,15 +168,6 @@ def _cost(summary: Summary) -> str:
     if summary.cost_usd is None:
         return f"cost: unknown, as the host did not say what replies took (price: {summary.price_source})"
     return f"cost: {dollars(Decimal(summary.cost_usd))} (price: {summary.price_source})"
-
-
-def dollars(cost_usd: Decimal | None) -> str:
-    """An amount for people: cents, and below a dollar their hundredths; never 0 for what costs something."""
-    if cost_usd is None:
-        return "unknown"
-    if 0 < cost_usd < LEAST_DOLLARS:
-        return f"under ${LEAST_DOLLARS}"
-    return "$0" if not cost_usd else f"${cost_usd:,.2f}" if cost_usd >= 1 else f"${cost_usd:.4f}"
 
 
 def show_plan(found: Plan, as_json: bool) -> None:
@@ -201,7 +195,7 @@ def _plan_cells(row: Estimate) -> tuple[str, ...]:
     return (
         "*" if row.chosen else "",
         row.method,
-        f"{_PLANNED[row.kind]}{row.requests:,}",
+        f"{ABOUT[row.kind]}{row.requests:,}",
         f"{row.prompt_tokens:,}",
         "unknown" if row.cached_tokens is None else f"{row.cached_tokens:,}",
         dollars(row.cost_usd),

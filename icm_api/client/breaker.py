@@ -57,7 +57,7 @@ class Breaker(Wrapper):
     async def _try(self, request: Request[R]) -> R:
         """The one attempt that may go while the circuit is open."""
         self._raise_if_given_up()
-        await self._sleep(min(self._policy.first_wait_s * 2.0**self._tries, self._policy.max_wait_s))
+        await self._sleep(min(self._policy.first_wait_s * 2.0**self._tries, self._policy.max_backoff_s))
         self._tries += 1
         return await self._attempt(request)
 

@@ -140,6 +140,18 @@ def plain_usd(cost: Decimal | None) -> str | None:
     return None if cost is None else f"{cost.normalize():f}"
 
 
+LEAST_DOLLARS = Decimal("0.0001")
+
+
+def dollars(cost_usd: Decimal | None) -> str:
+    """An amount for people: cents, and below a dollar their hundredths; never 0 for what costs something."""
+    if cost_usd is None:
+        return "unknown"
+    if 0 < cost_usd < LEAST_DOLLARS:
+        return f"under ${LEAST_DOLLARS}"
+    return "$0" if not cost_usd else f"${cost_usd:,.2f}" if cost_usd >= 1 else f"${cost_usd:.4f}"
+
+
 def _listed_address(address: str) -> str:
     """The address as the price list's patterns want it: host in lower case and by its listed name, no port."""
     parts = urlsplit(address)

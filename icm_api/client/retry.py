@@ -26,13 +26,21 @@ class RetryPolicy:
     """How long to keep trying one request."""
 
     attempts: int = 6
-    """All attempts, the first included."""
+    """All attempts, the first included, where the host has answered nobody lately."""
+    attempts_while_up: int = 20
+    """Where it has: what fails then is bad luck. At 30 % of failures, one request in 10^10 has so much of it."""
     total_s: float = 300.0
     """No wait may end later than this after the first attempt began."""
     first_wait_s: float = 1.0
     """Longest wait before the second attempt; it doubles with each further one (full jitter: uniform from 0)."""
+    max_backoff_s: float = 15.0
+    """Longest wait that the host did not ask for."""
     max_wait_s: float = 120.0
-    """Longest single wait. A host that asks for more ends the retrying at once."""
+    """Longest that it may ask for. More ends the retrying at once."""
+
+
+UP_S = 60.0
+"""A host that answered anybody so lately is up."""
 
 
 class Retrying(Wrapper):
@@ -49,6 +57,8 @@ class Retrying(Wrapper):
     ) -> None:
         super().__init__(inner)
         self._policy = policy
+        self._answered_s: float | None = None
+        """When the host last answered."""
         self.retries = 0
         """Attempts of paid requests beyond their first."""
         self._sleep = sleep
@@ -58,7 +68,7 @@ class Retrying(Wrapper):
     async def send(self, request: Request[R]) -> R:
         started_s = self._clock()
         try:
-            return await self.inner.send(request)
+            return await self._attempt(request)
         except RetryableError as error:
             first = error
         # tenacity's loop costs more than all the other wrappers, so only a request that failed enters it.
@@ -71,7 +81,7 @@ class Retrying(Wrapper):
             if failed:
                 raise failed.pop()
             self.retries += request.paid
-            return await self.inner.send(request)
+            return await self._attempt(request)
 
         def reason(state: RetryCallState) -> str | None:
             return self._reason_to_stop(state, self._clock() - started_s)
@@ -90,15 +100,23 @@ class Retrying(Wrapper):
         )
         return cast(R, await loop(attempt))
 
+    async def _attempt(self, request: Request[R]) -> R:
+        reply = await self.inner.send(request)
+        self._answered_s = self._clock()
+        return reply
+
     def _wait_s(self, state: RetryCallState) -> float:
         longest_s = self._policy.first_wait_s * 2.0 ** (state.attempt_number - 1)
-        backoff_s = self._jitter.uniform(0.0, min(longest_s, self._policy.max_wait_s))
+        backoff_s = self._jitter.uniform(0.0, min(longest_s, self._policy.max_backoff_s))
         return max(backoff_s, _failure(state).retry_after_s or 0.0)  # a host that asks for 0 s still gets a back-off
+
+    def _is_up(self) -> bool:
+        return self._answered_s is not None and self._clock() - self._answered_s < UP_S
 
     def _reason_to_stop(self, state: RetryCallState, elapsed_s: float) -> str | None:
         """Why there will be no further attempt; None: there will be one."""
         policy, wait_s = self._policy, state.upcoming_sleep
-        if state.attempt_number >= policy.attempts:
+        if state.attempt_number >= (policy.attempts_while_up if self._is_up() else policy.attempts):
             return "no more are allowed"
         if wait_s > policy.max_wait_s:
             return f"the host asks to wait {wait_s:.0f} s, more than the {policy.max_wait_s:.0f} s allowed"

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 
-from icm_api.core.context import Chain
+from icm_api.core.context import Chain, Query
 
 OVERLAP_SHARE = 0.25
 MOST_LOOKED_AT = 256
@@ -64,6 +64,20 @@ class ChainBuilder:
         policy = self._policy
         room = None if policy.max_tokens is None else policy.max_tokens - max(self._sizes[i] for i in asked)
         return self._that_fit(order, min(most, policy.max_examples), room)
+
+    def queries(
+        self, order: Sequence[int], labels: Mapping[int, int] | Sequence[int], asked: Sequence[int], *, most: int
+    ) -> list[Query]:
+        """A question about each of `asked`, after the same examples of `order` (see `shown`) with their labels, but for
+        its own siblings."""
+        shown = tuple((i, labels[i]) for i in self.shown(order, asked, most=most))
+        return [self._question(i, shown) for i in asked]
+
+    def _question(self, example: int, shown: tuple[tuple[int, int], ...]) -> Query:
+        hidden = self._siblings[example]
+        if all(i not in hidden for i, _ in shown):
+            return Query(example, shown)  # one object for all: they begin alike
+        return Query(example, tuple((i, label) for i, label in shown if i not in hidden))
 
     def _blocks(self, order: Sequence[int]) -> list[list[int]]:
         """Few, filled evenly, siblings in different ones; each in the sequence of `order`."""

@@ -140,7 +140,7 @@ _ROWS: Mapping[RelationKind, Callable[[Sequence[int]], Iterator[_Weights]]] = {
 # --- which are malformed ----------------------------------------------------------------------------------
 
 _ARITY: Mapping[RelationKind, int] = {"asymmetric": 2, "implies": 2, "transitive": 3}
-"""Kinds with a fixed number of members; the others take two or more."""
+"""Kinds with a fixed number of members; the others take two or more, `exactly_one` takes one too."""
 
 
 def check_relations(relations: Sequence[Relation], n_examples: int, n_labels: int) -> list[str]:
@@ -168,8 +168,9 @@ def _problems(relation: Relation, n_examples: int, n_labels: int) -> Iterator[st
     arity = _ARITY.get(relation.kind)
     if arity is not None and len(members) != arity:
         yield f"it needs exactly {arity} members, not {len(members)}"
-    if arity is None and len(members) < 2:
-        yield f"it needs at least 2 members, not {len(members)}"
+    least = 1 if relation.kind == "exactly_one" else 2  # of one member: a pin, that member holds
+    if arity is None and len(members) < least:
+        yield f"it needs at least {least} member{'s' if least > 1 else ''}, not {len(members)}"
     if len(set(members)) < len(members):
         yield "the same example stands in it twice"
     if members and not 0 <= min(members) <= max(members) < n_examples:

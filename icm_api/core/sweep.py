@@ -33,7 +33,7 @@ import numpy as np
 
 from icm_api.core.calibrate import Floats, Ints, information, log_softmax, offsets
 from icm_api.core.chains import ChainBuilder
-from icm_api.core.context import Query, Scorer
+from icm_api.core.context import Scorer
 from icm_api.core.diagnose import information_share
 from icm_api.core.mixture import fit_mixture
 from icm_api.core.passes import Average, Pass, read_pass, read_scores
@@ -247,9 +247,8 @@ class _Sweep:
         size = max(TAIL_BATCH, -(-len(self.rest) // MOST_TAIL_STEPS))
         for first in range(0, len(self.rest), size):
             batch = self.rest[first : first + size].tolist()
-            shown = self.chains.shown(order, batch, most=self.settings.tail_demonstrations)
-            demonstrations = tuple((i, int(best.labels[i])) for i in shown)
-            scores = dict(zip(batch, await self.scorer.score([Query(i, demonstrations) for i in batch]), strict=True))
+            queries = self.chains.queries(order, best.labels.tolist(), batch, most=self.settings.tail_demonstrations)
+            scores = dict(zip(batch, await self.scorer.score(queries), strict=True))
             heard = read_scores([scores.get(i) for i in range(self.problem.n_examples)], self.problem.n_labels)
             self.tail_done += len(batch)
             before, best = best, self._solved(replace(best, average=best.average.plus(heard)))
@@ -291,7 +290,7 @@ class _Sweep:
         warmth = max(heat / self.settings.t_start, self.settings.evenness)
         shares = warmth * np.array(self.first_shares) + (1 - warmth) * np.array(restart.shares)
         noise = heat * rng.gumbel(size=(self.problem.n_examples, self.problem.n_labels))
-        return order, self._solve(_calibrated(restart.average, shares, heat) + noise)[0]
+        return order, self._solve(calibrated_at(restart.average, shares, heat) + noise)[0]
 
     async def _passes(self, drawn: Sequence[tuple[list[int], Ints]]) -> list[Pass]:
         cut = [self.chains.cut(order, labels.tolist()) for order, labels in drawn]
@@ -317,10 +316,10 @@ class _Sweep:
         Pool and rest are calibrated apart: the answers of the rest carry the pull of one fixed context.
         """
         average, shares = restart.average, np.array(restart.shares)
-        logprobs = _calibrated(average, shares, JUDGED_AT, self.pool)
+        logprobs = calibrated_at(average, shares, JUDGED_AT, self.pool)
         if self.tail_done:
             asked = self.rest[: self.tail_done]
-            logprobs[asked] = _calibrated(average, shares, JUDGED_AT, asked)[asked]
+            logprobs[asked] = calibrated_at(average, shares, JUDGED_AT, asked)[asked]
         labels, gap = self._solve(logprobs)
         known = average.known
         told = information(average.logprobs[known], labels[known], average.trust[known])
@@ -408,7 +407,7 @@ class _Sweep:
         return np.random.default_rng([self.seed, *purpose])
 
 
-def _calibrated(average: Average, shares: Floats, heat: float, among: Ints | None = None) -> Floats:
+def calibrated_at(average: Average, shares: Floats, heat: float, among: Ints | None = None) -> Floats:
     """Log-probabilities (n, labels) under the shares, where a score is known (of the examples `among`).
 
     The offsets are those at which labels drawn at this temperature have the shares: counts of labels, and not only

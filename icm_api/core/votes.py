@@ -36,7 +36,7 @@ def smoothed(votes: Sequence[int]) -> tuple[float, ...]:
     return tuple((c + PRIOR_VOTES) / whole for c in votes)
 
 
-def wilson_interval(hits: int, n: int, z: float = 1.96) -> tuple[float, float]:
+def wilson_interval(hits: float, n: float, z: float = 1.96) -> tuple[float, float]:
     """95 % interval (Wilson 1927) of a share of which `hits` of `n` were seen; n > 0."""
     share, square = hits / n, z * z / n
     middle = (share + square / 2) / (1 + square)

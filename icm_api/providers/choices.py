@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from icm_api.errors import OutOfReachError, ProviderError, TransientError
 from icm_api.providers.http import Host
-from icm_api.types import ChoiceRequest, Json
+from icm_api.types import ChoiceRequest, Json, Prompt
 
 FIELD = "label"
 """Name of the one member of an answer."""
@@ -21,10 +21,8 @@ ANSWER_TOKENS = 64
 """Beside the label itself, room for the JSON around it and for what a host's template writes before it."""
 SHOWN_CHARS = 60
 
-_INSTRUCTION = (
-    "Each message is a text that ends where its label is missing. Answer with the label that belongs there, "
-    f'as JSON: {{"{FIELD}": "..."}}.'
-)
+_ASKED = "Each message is a text that ends where its label is missing. Answer with the label that belongs there"
+_INSTRUCTION = f'{_ASKED}, as JSON: {{"{FIELD}": "..."}}.'
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +56,13 @@ def question(request: ChoiceRequest) -> Question:
         shown=tuple((text, written(label)) for text, label in prompt.demonstrations),
         asked=f"{prompt.query}{prompt.separator}{offered}",
     )
+
+
+def one_word(prompt: Prompt, labels: Sequence[str]) -> str:
+    """The system turn for chats whose first answered token is read: without it a model that has seen no demonstration
+    talks about the text."""
+    instruction = f"{_ASKED} and nothing else: {' or '.join(names(labels))}."
+    return f"{prompt.preamble}{prompt.separator}{instruction}" if prompt.preamble else instruction
 
 
 def names(labels: Sequence[str]) -> list[str]:

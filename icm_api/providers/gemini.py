@@ -9,14 +9,14 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias, TypeVar, cast
 from urllib.parse import quote
 
 import httpx2
 
 from icm_api.errors import AuthError, ConfigError, OutOfReachError, ProviderError, RateLimitError
-from icm_api.providers.choices import answer_schema, answer_tokens, cut_off, question, read_text, refused
+from icm_api.providers.choices import answer_schema, answer_tokens, cut_off, one_word, question, read_text, refused
 from icm_api.providers.http import BoundedClient, Host, checked_api_key, checked_base_url, count
 from icm_api.providers.listed import as_continuation, checked, floor_nats, nats
 from icm_api.types import (
@@ -143,7 +143,7 @@ class Gemini:
                 "differ in their first token"
             )
         config: Body = {"maxOutputTokens": 1, "temperature": 0, "responseLogprobs": True, "logprobs": self._top_k}
-        document = await self._generate(_chat(request.prompt), config)
+        document = await self._generate(_chat(request.prompt, request.wanted), config)
         answer = _answer(document)
         if answer is None:
             raise self._host.error(OutOfReachError, f"the host blocks this text ({_why(document)})")
@@ -230,20 +230,19 @@ def _thinking(model: str, chosen: str | None) -> Mapping[str, Json]:
     return next((least for family, least in LEAST_THINKING.items() if model.startswith(family)), {})
 
 
-def _chat(prompt: Prompt) -> Body:
+def _chat(prompt: Prompt, labels: Sequence[str]) -> Body:
     """Demonstrations as turns; an answer starts its turn, so a label loses the space that joins it to a prompt."""
     if not prompt.query:
         raise ValueError("an empty prompt has no next token")
     shown = tuple((text, label.removeprefix(" ")) for text, label in prompt.demonstrations)
-    return _turns(prompt.preamble, shown, prompt.query)
+    return _turns(one_word(prompt, labels), shown, prompt.query)
 
 
 def _turns(system: str, shown: tuple[tuple[str, str], ...], asked: str) -> Body:
     contents: list[Json] = []
     for user, model in shown:
         contents += [_turn("user", user), _turn("model", model)]
-    body: Body = {"contents": [*contents, _turn("user", asked)]}
-    return {"systemInstruction": {"parts": [{"text": system}]}, **body} if system else body
+    return {"systemInstruction": {"parts": [{"text": system}]}, "contents": [*contents, _turn("user", asked)]}
 
 
 def _turn(role: str, text: str) -> Json:

@@ -253,7 +253,7 @@ class Decisions:
         question = {"type": "choice", "instructions": _DECIDE, "choices": [{"value": name} for name in names]}
         return {
             "model": self.manner.model,
-            "input": chat_messages(request.prompt),
+            "input": chat_messages(request.prompt, request.prompt.preamble),
             "questions": [question],
             **self.manner.cache_key(request.prompt),
         }
@@ -327,14 +327,14 @@ class Votes:
 # --- parts ------------------------------------------------------------------------------------------------
 
 
-def chat_messages(prompt: Prompt) -> list[dict[str, str]]:
-    """The prompt as chat turns: preamble as system message, demonstrations as question and answer, query last.
+def chat_messages(prompt: Prompt, system: str) -> list[dict[str, str]]:
+    """The prompt as chat turns: demonstrations as question and answer, query last.
 
     An answer starts its turn, so a label loses the space that joins it to a completion prompt.
     """
     if not prompt.query:
         raise ValueError("an empty prompt has no next token")
-    messages = [_message("system", prompt.preamble)] if prompt.preamble else []
+    messages = [_message("system", system)] if system else []
     for text, label in prompt.demonstrations:
         messages += (_message("user", text), _message("assistant", label.removeprefix(" ")))
     return [*messages, _message("user", prompt.query)]
@@ -381,7 +381,7 @@ def _turns(request: NextTokenRequest, host: Host) -> list[dict[str, str]]:
             "a chat route cannot go on inside a label (here after "
             f"{request.continuation!r}): use labels that differ in their first token, or --route completions"
         )
-    return chat_messages(request.prompt)
+    return chat_messages(request.prompt, choices.one_word(request.prompt, request.wanted))
 
 
 def _as_continuations(candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 import httpx
 
 from icm_api.errors import ConfigError
+from icm_api.providers.choices import one_word
 from icm_api.providers.echo import ignored, label_positions
 from icm_api.providers.http import BoundedClient, Host, checked_api_key, checked_base_url, openai_usage
 from icm_api.providers.listed import as_continuation, floor_nats, top_candidates
@@ -163,7 +164,7 @@ class Together:
             )
         return self._client.chat.completions.with_raw_response.create(
             model=self.model,
-            messages=cast(Any, chat_messages(request.prompt)),
+            messages=cast(Any, chat_messages(request.prompt, one_word(request.prompt, request.wanted))),
             max_tokens=1,
             temperature=0,
             logprobs=self._top_k,

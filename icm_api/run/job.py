@@ -68,7 +68,7 @@ def prepare(config: RunConfig, rows: Rows | None = None, rules: Rows | None = No
     _check_gold(config, dataset)
     examples = task.prepare(dataset.examples)
     relations, notices = _relations(task, dataset, examples, config.relations if rules is None else rules)
-    problem = _problem(examples, relations, len(task.labels))
+    problem = checked_problem(examples, relations, len(task.labels))
     _check_shares(shares, problem, task.label_names)
     return Job(config, task, dataset, examples, tuple(map(task.text, examples)), problem, shares, notices)
 
@@ -174,7 +174,8 @@ def _relations(
     return relations, tuple(notices)
 
 
-def _problem(examples: Sequence[Example], relations: Sequence[Relation], n_labels: int) -> Problem:
+def checked_problem(examples: Sequence[Example], relations: Sequence[Relation], n_labels: int) -> Problem:
+    """Raises DataError, with the relations concerned, when no labelling obeys all of them."""
     problem = Problem.build(n_labels, [example.group for example in examples], relations)
     try:
         problem.consistency.check()

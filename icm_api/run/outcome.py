@@ -101,6 +101,7 @@ class Summary:
     planned_requests: int
     """As estimated at the start, for an empty cache."""
     planned_prompt_tokens: int
+    planned_cost_usd: str | None
     planned_kind: str
     """Of the requests: `exact`, `expected`, `at most` or `at least` (`icm_api.run.plan.Kind`)."""
     wall_s: float

@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from icm_api.client.prices import Price, plain_usd
+from icm_api.client.prices import Price, dollars, plain_usd
 from icm_api.config import GOLD_METHOD, Method, RunConfig
 from icm_api.core.baselines import round_sizes
 from icm_api.core.calibrate import Floats
@@ -101,6 +101,10 @@ class Outlook:
     price: Price | None
 
 
+ABOUT: Mapping[str, str] = {"exact": "", "expected": "about ", "at most": "at most ", "at least": "at least "}
+"""How the requests of an estimate are told, by its kind."""
+
+
 async def plan(config: RunConfig, environ: Mapping[str, str], say: Say | None = None) -> Plan:
     """Estimates for all methods, from the real texts. Nothing that is paid for is sent (counting tokens is free).
 
@@ -152,6 +156,13 @@ def _answer_tokens(outlook: Outlook) -> int:
         return 1
     longest = max(len(written(label.text).encode()) for label in outlook.job.task.labels)
     return math.ceil(longest / TYPICAL_BYTES_PER_TOKEN)
+
+
+def in_words(planned: Estimate) -> str:
+    """An estimate in one line, for the moment before money is spent."""
+    cost = "cost unknown" if planned.cost_usd is None else dollars(planned.cost_usd)
+    requests, tokens = f"{ABOUT[planned.kind]}{planned.requests:,}", f"{planned.prompt_tokens:,}"
+    return f"plan: {requests} requests, about {tokens} prompt tokens, {cost} (were nothing in the cache)"
 
 
 # --- the rows -------------------------------------------------------------------------------------------------

@@ -45,7 +45,7 @@ from icm_api.run.journal import (
 )
 from icm_api.run.methods import Tools, open_method
 from icm_api.run.outcome import LabelRow, Summary, final_finding, label_rows, summarise
-from icm_api.run.plan import Estimate, Outlook, estimate, look_out
+from icm_api.run.plan import Estimate, Outlook, estimate, in_words, look_out
 from icm_api.run.probe_record import find_record
 from icm_api.types import Request
 
@@ -177,6 +177,8 @@ async def label_in(
             folder.begin(_manifest(job, place, provider, outlook, planned, environ))
         else:
             _refuse_other_provider(folder.path, manifest, provider)
+        if say:
+            say(in_words(planned))
         keeper.client = client
         keeper.save()
         return await _Run(job, client, tools, place, planned, outlook.price, keeper, interrupt).finish(observe)
@@ -432,6 +434,7 @@ class _Run:
             "price_source": self.price.source if self.price else None,
             "planned_requests": self.planned.requests,
             "planned_prompt_tokens": self.planned.prompt_tokens,
+            "planned_cost_usd": plain_usd(self.planned.cost_usd),
             "planned_kind": self.planned.kind,
             "wall_s": round(self.keeper.wall_s, 3),
             "stop_reason": stop,

@@ -63,7 +63,7 @@ def test_the_flags_of_run_are_those_of_plan(icm):
 
 
 def test_an_unknown_price_is_called_unknown_and_never_nothing(icm, reviews, monkeypatch):
-    monkeypatch.setattr("icm_api.run.plan.find_price", lambda *_, **__: None)
+    monkeypatch.setattr("icm_api.run.compose.find_price", lambda *_, **__: None)
     planned = icm("plan", reviews, *CLASSIFY)
     assert "$" not in planned.out
     assert planned.out.splitlines()[1].split()[-1] == "unknown"
@@ -94,8 +94,10 @@ def test_a_run_says_what_was_planned_what_was_asked_and_what_it_cost(icm, review
     summary = done.json
     tokens = summary["prompt_tokens"]
     assert (summary["planned_requests"], summary["planned_prompt_tokens"]) == (12, tokens)
-    assert f"plan: 12 requests, about {tokens} prompt tokens; asked 12 (100%), {tokens} tokens (100%)" in done.err
+    assert f"plan: 12 requests, about {tokens} prompt tokens, $0.1080; asked 12 (100%), {tokens} tokens (100%)" in done.err
+    assert done.err.startswith(f"plan: 12 requests, about {tokens} prompt tokens, $0.1080"), "before anything is spent"
     assert float(summary["cost_usd"]) == pytest.approx((tokens + 12) / 1000)
+    assert summary["planned_cost_usd"] == summary["cost_usd"]
     assert json.loads(Path("run/summary.json").read_text())["cost_usd"] == summary["cost_usd"]
 
 

@@ -48,7 +48,6 @@ async def test_a_run_by_votes_labels_the_examples_and_says_what_its_scores_are(
     assert (summary.score_kind, summary.provider) == ("sampled", "anthropic")
     assert (summary.requests + summary.cache_hits) % VOTES == 0
     assert summary.retries == 0
-    print(summary.requests, summary.prompt_tokens, summary.cached_tokens, summary.output_tokens, summary.wall_s)
     assert summary.prompt_tokens is not None
     assert 0 < (summary.cached_tokens or 0) < summary.prompt_tokens
     assert {row.kind for row in result.rows} == {"sampled"}

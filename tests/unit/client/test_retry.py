@@ -3,7 +3,7 @@ from random import Random
 
 import pytest
 
-from icm_api.client.retry import Retrying, RetryPolicy
+from icm_api.client.retry import UP_S, Retrying, RetryPolicy
 from icm_api.errors import AuthError, BudgetError, CapabilityError, RateLimitError, RequestError, TransientError
 from tests.unit.client.scripted import FakeTime, Gated, Scripted, answer, ask, broken, busy, count_tokens, settle
 
@@ -40,6 +40,17 @@ async def test_attempts_are_bounded_and_the_message_counts_them():
     with pytest.raises(TransientError, match="gave up after 6 attempts: no more are allowed"):
         await retrying(host, time).send(ask())
     assert (len(host.sent), len(time.sleeps)) == (6, 5)
+
+
+async def test_a_host_that_answered_lately_is_asked_more_often_than_one_that_did_not():
+    host, time = Scripted([answer(), *[broken() for _ in range(99)]]), FakeTime()
+    provider = retrying(host, time, RetryPolicy(attempts=3, attempts_while_up=10, max_backoff_s=1.0))
+    await provider.send(ask())
+    with pytest.raises(TransientError, match="after 10 attempts"):
+        await provider.send(ask())
+    time.now_s += UP_S
+    with pytest.raises(TransientError, match="after 3 attempts"):
+        await provider.send(ask())
 
 
 async def test_the_last_error_keeps_its_type_and_facts():
@@ -97,7 +108,7 @@ async def test_time_spent_in_slow_requests_counts_too():
 
 
 async def test_waits_are_jittered_in_full_below_a_bound_that_doubles():
-    policy = RetryPolicy(attempts=8, total_s=1e9, first_wait_s=1.0, max_wait_s=20.0)
+    policy = RetryPolicy(attempts=8, total_s=1e9, first_wait_s=1.0, max_backoff_s=20.0)
     waits = []
     for seed in range(300):
         time = FakeTime()

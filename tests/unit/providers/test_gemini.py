@@ -15,6 +15,7 @@ from icm_api.errors import (
     RequestError,
     TransientError,
 )
+from icm_api.providers.choices import one_word
 from icm_api.providers.gemini import Gemini
 from icm_api.types import ChoiceRequest, NextTokenRequest, Prompt, SequenceRequest, Usage
 from tests.servers.gemini import NO_LOGPROBS
@@ -67,7 +68,7 @@ async def test_chat_asks_for_one_token_with_demonstrations_as_turns_and_no_thoug
     (asked,) = server.asked
     assert asked.headers["x-goog-api-key"] == KEY
     assert asked.body == {
-        "systemInstruction": {"parts": [{"text": "Judge."}]},
+        "systemInstruction": {"parts": [{"text": one_word(PROMPT, LABELS)}]},
         "contents": [
             {"role": "user", "parts": [{"text": "Text: a\nLabel:"}]},
             {"role": "model", "parts": [{"text": "True"}]},

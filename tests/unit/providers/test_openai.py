@@ -6,6 +6,7 @@ import pytest
 
 from icm_api.errors import ConfigError
 from icm_api.providers.base import Provider
+from icm_api.providers.choices import one_word
 from icm_api.providers.openai_models import FAMILIES
 from icm_api.providers.registry import ProviderSettings, open_provider
 from icm_api.types import ChoiceRequest, NextTokenRequest, Prompt, Usage
@@ -43,6 +44,7 @@ async def test_chat_is_the_default_and_asks_for_twenty_candidates(server, open_o
     assert body == {
         "model": "gpt-4.1",
         "messages": [
+            {"role": "system", "content": one_word(PROMPT, LABELS)},
             {"role": "user", "content": "Text: a\nLabel:"},
             {"role": "assistant", "content": "True"},
             {"role": "user", "content": "Text: b\nLabel:"},

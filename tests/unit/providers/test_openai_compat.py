@@ -17,6 +17,7 @@ from icm_api.errors import (
     RequestError,
     TransientError,
 )
+from icm_api.providers.choices import one_word
 from icm_api.providers.openai_compat import OpenAICompatible
 from icm_api.providers.openai_routes import chat_messages
 from icm_api.types import NextTokenReply, NextTokenRequest, Prompt, SequenceRequest, TokenCountRequest, Usage
@@ -24,6 +25,10 @@ from tests.unit.providers.test_echo import an_echo
 
 KEY = "sk-very-secret-0123456789"
 ROUTES = {"completions": "/v1/completions", "chat": "/v1/chat/completions"}
+INSTRUCTION = (
+    "Each message is a text that ends where its label is missing. Answer with the label that belongs there and nothing "
+    "else: True or False."
+)
 PROMPT = Prompt("Text: b\nLabel:", (("Text: a\nLabel:", " True"),), preamble="Judge.")
 LEGACY = {"tokens": [" True"], "token_logprobs": [-0.5], "top_logprobs": [{" True": -0.5, " False": -1.5}]}
 CHAT = {
@@ -87,7 +92,7 @@ async def test_chat_asks_with_demonstrations_as_turns(server, open_adapter):
     assert server.asked[0].body == {
         "model": "asked",
         "messages": [
-            {"role": "system", "content": "Judge."},
+            {"role": "system", "content": f"Judge.\n\n{INSTRUCTION}"},
             {"role": "user", "content": "Text: a\nLabel:"},
             {"role": "assistant", "content": "True"},
             {"role": "user", "content": "Text: b\nLabel:"},
@@ -294,5 +299,6 @@ def test_unusable_settings_are_refused(open_adapter, changes):
         open_adapter(**changes)
 
 
-def test_a_prompt_without_preamble_has_no_system_turn():
-    assert chat_messages(Prompt("q")) == [{"role": "user", "content": "q"}]
+def test_a_prompt_without_preamble_still_says_how_to_answer():
+    assert one_word(Prompt("q"), (" True", " False")) == INSTRUCTION
+    assert chat_messages(Prompt("q"), "") == [{"role": "user", "content": "q"}]

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from icm_api.errors import CapabilityError, ConfigError, OutOfReachError, RequestError, TransientError
+from icm_api.providers.choices import one_word
 from icm_api.providers.openai_compat import OpenAICompatible
 from icm_api.types import ChoiceReply, ChoiceRequest, NextTokenReply, NextTokenRequest, Prompt, SequenceRequest, Usage
 
@@ -13,7 +14,7 @@ RESPONSES, DECISIONS, CHAT = "/v1/responses", "/v1/decisions", "/v1/chat/complet
 PROMPT = Prompt("Text: b\nLabel:", (("Text: a\nLabel:", " True"),), preamble="Judge.")
 LABELS = (" True", " False")
 TURNS = [
-    {"role": "system", "content": "Judge."},
+    {"role": "system", "content": one_word(PROMPT, LABELS)},
     {"role": "user", "content": "Text: a\nLabel:"},
     {"role": "assistant", "content": "True"},
     {"role": "user", "content": "Text: b\nLabel:"},
@@ -152,7 +153,7 @@ async def test_decisions_asks_one_question_with_the_labels_in_the_order_offered(
     (question,) = body.pop("questions")
     assert question.pop("instructions")
     assert question == {"type": "choice", "choices": [{"value": "False"}, {"value": "True"}]}
-    assert body == {"model": "asked", "input": TURNS}
+    assert body == {"model": "asked", "input": [{"role": "system", "content": "Judge."}, *TURNS[1:]]}
     assert adapter.capabilities.choices == "probabilities"
 
 
