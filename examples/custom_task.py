@@ -19,7 +19,7 @@ from icm_api.types import Example
 
 MASKS = {
     r"\S+@\S+\w": "[address]",
-    r"\b[\d -]{6,}\d\b": "[number]",
+    r"\d[\d -]{5,}\d": "[number]",
 }
 
 

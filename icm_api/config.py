@@ -157,6 +157,8 @@ class RunConfig(ProviderConfig):
     # where results go
     run_dir: Path | None = None
     out: Path | None = None
+    report: bool = True
+    fail_on: Literal["doubtful", "failed"] | None = None
 
 
 Layers = Sequence[tuple[str, Mapping[str, Any]]]

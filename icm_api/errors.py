@@ -4,6 +4,7 @@ IcmError                                   exit code 1
 ├── ConfigError, DataError,                2   yours to fix; nothing was spent
 │   JournalError, CacheError
 ├── BudgetError                            3   stopped at a limit; resumable
+├── VerdictError                           5   labels were found and written, and are not to be trusted
 └── ProviderError                          4
     ├── RetryableError
     │   ├── RateLimitError
@@ -67,6 +68,12 @@ class BudgetError(IcmError):
     def __init__(self, limit: str, spent: int | float, allowed: int | float) -> None:
         self.limit, self.spent, self.allowed = limit, spent, allowed
         super().__init__(f"stopped before passing {limit} = {allowed} (used so far: {spent})")
+
+
+class VerdictError(IcmError):
+    """The run came to its end, and its diagnosis is one that the user asked to fail on."""
+
+    exit_code = 5
 
 
 class ProviderError(IcmError):

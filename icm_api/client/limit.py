@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from icm_api.client.pace import Pace
 from icm_api.client.wrapper import Wrapper
-from icm_api.errors import RateLimitError
+from icm_api.errors import ProviderError, RateLimitError
 from icm_api.providers.base import Provider
 from icm_api.types import Request
 
@@ -48,6 +48,9 @@ class Limited(Wrapper):
             return reply
         except RateLimitError:
             self._refused(refusals)
+            raise
+        except ProviderError:
+            self._paced.passed(_now_s())
             raise
         finally:
             self._leave()
@@ -97,7 +100,7 @@ class Limited(Wrapper):
     # no longer used: a burst of refusals counts once.
 
     def _succeeded(self, refusals: int) -> None:
-        self._paced.succeeded(_now_s())
+        self._paced.passed(_now_s())
         if refusals != self._refusals or self._active < self.limit:
             return
         if self.limit < self._max:

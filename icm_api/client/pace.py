@@ -18,25 +18,38 @@ RECOVERY = 1.5
 """Growth with each success after a drought, up to the rate that was known before it."""
 LEAST_PER_S = 0.05
 LEAST_EPOCH_S = 1e-3
+ENOUGH = 30
+"""Outcomes that tell how much gets through; at fewer, no rate is found from them."""
+DROUGHT = 4
+"""Refusals after which a rate that lets nothing through is halved."""
+MANY = 0.1
+"""Share of refusals at which it is asked whether a lower rate helped."""
+ALIKE = 0.2
+HOLD_S = 60.0
+"""How long the rate is left alone when it did not."""
 
 
 class Pace:
     """The rate of a host that refuses what is too fast; until it first refuses, there is none.
 
-    At a refusal the rate falls to what got through since the last one, by half at most: what gets through is what the
-    host allows, whether it counts requests, tokens or connections. All times are in seconds of one clock.
+    At a refusal the rate falls to what got through since the last fall: that is what the host allows, whether it counts
+    requests, tokens or connections. A host that refuses as large a share at a much lower rate refuses for another
+    reason; then the rate goes back up, so that it cannot freeze. All times are in seconds of one clock.
     """
 
     def __init__(self, now_s: float) -> None:
         self._rate_per_s: float | None = None
-        """After the last refusal that counted."""
+        """As it was after its last fall."""
         self._searching = False
         self._known_per_s = 0.0
         """What got through when last something did."""
         self._since_s = now_s
-        """When the last refusal that counted came; at first, the start."""
-        self._sent = self._successes = 0
+        """Of the last fall; at first, the start."""
+        self._passed = self._refused = 0
         """Since then."""
+        self._before: tuple[float, float] | None = None
+        """(rate, share that got through) before the last fall."""
+        self._held_until_s = now_s
         self._next_s = now_s
 
     def rate_per_s(self, now_s: float) -> float | None:
@@ -51,26 +64,46 @@ class Pace:
         return self._next_s - now_s
 
     def sent(self, now_s: float) -> None:
-        self._sent += 1
         if rate_per_s := self.rate_per_s(now_s):
             self._next_s = now_s + 1 / rate_per_s
 
-    def succeeded(self, now_s: float) -> None:
-        self._successes += 1
+    def passed(self, now_s: float) -> None:
+        """A request was let through, whatever became of it."""
+        self._passed += 1
         before_drought = BACK_OFF * self._known_per_s
         if self._rate_per_s is not None and self._rate_per_s < before_drought:
-            self._rate_per_s = min(RECOVERY * self._rate_per_s, before_drought)
-            self._since_s, self._sent, self._successes = now_s, 0, 1
+            self._set(min(RECOVERY * self._rate_per_s, before_drought), now_s)
+            self._passed = 1
 
     def refused(self, now_s: float) -> None:
-        """A request was refused that was sent after the last refusal that counted."""
+        """A request was refused."""
+        self._refused += 1
+        outcomes = self._passed + self._refused
+        if now_s < self._held_until_s or outcomes < (ENOUGH if self._passed else DROUGHT):
+            return
         passed_s = max(now_s - self._since_s, LEAST_EPOCH_S)
-        measured = self._successes / passed_s
-        rate = self.rate_per_s(now_s) or self._sent / passed_s
+        rate, share = outcomes / passed_s, self._passed / outcomes
+        if self._helped_nothing(rate, share):
+            assert self._before is not None
+            self._held_until_s = now_s + HOLD_S
+            self._set(max(self._before[0], rate), now_s)
+            return
         self._searching = self._rate_per_s is None
-        self._known_per_s = measured or self._known_per_s
-        self._rate_per_s = max(BACK_OFF * min(measured, rate), rate / 2, LEAST_PER_S)
-        self._since_s, self._sent, self._successes = now_s, 0, 0
+        self._known_per_s = share * rate or self._known_per_s
+        self._before = (rate, share)
+        allowed = self.rate_per_s(now_s) or rate
+        self._set(BACK_OFF * min(share * rate, allowed) if share else allowed / 2, now_s)
+
+    def _helped_nothing(self, rate: float, share: float) -> bool:
+        """Whether much the same share got through as did at a much higher rate."""
+        if self._before is None or 1 - share < MANY:
+            return False
+        rate_before, share_before = self._before
+        return rate < (1 - ALIKE) * rate_before and abs(share - share_before) < ALIKE * share_before
+
+    def _set(self, rate_per_s: float, now_s: float) -> None:
+        self._rate_per_s = max(rate_per_s, LEAST_PER_S)
+        self._since_s, self._passed, self._refused = now_s, 0, 0
         self._next_s = now_s + 1 / self._rate_per_s
 
 

@@ -67,6 +67,24 @@ _BROKEN: Mapping[RelationKind, Callable[[Holds], bool]] = {
 }
 
 
+# --- pins -------------------------------------------------------------------------------------------------
+
+
+def pins(labels: Mapping[int, int], *, source: str = "") -> tuple[Relation, ...]:
+    """Rules that fix the labels of single examples: of one member exactly one holds."""
+    return tuple(Relation("exactly_one", (i,), label, source=source) for i, label in labels.items())
+
+
+def is_pin(relation: Relation) -> bool:
+    """Whether the relation fixes the label of a single example."""
+    return relation.kind == "exactly_one" and len(relation.members) == 1 and relation.price is None
+
+
+def pinned_labels(relations: Sequence[Relation]) -> dict[int, int]:
+    """The labels that pins fix, by example."""
+    return {relation.members[0]: relation.positive for relation in relations if is_pin(relation)}
+
+
 # --- the same rules as linear rows ------------------------------------------------------------------------
 
 

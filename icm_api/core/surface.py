@@ -18,6 +18,8 @@ import numpy as np
 from icm_api.core.calibrate import Floats, Ints
 
 WORD = re.compile(r"\w+|[^\w\s]")
+LEAST_OF_A_LABEL = 8
+"""With fewer examples of a label some feature reproduces it by chance."""
 LEAST_TEXTS = 3
 """A word in fewer texts can explain no labelling."""
 MOST_WORDS = 2_000
@@ -39,17 +41,18 @@ class Surface:
 
 
 def surface_of(texts: Sequence[str], labels: Sequence[int | None]) -> Surface | None:
-    """The best single feature for telling the labels. None where fewer than two labels occur.
+    """The best single feature for telling the labels. None where fewer than two labels occur often enough to judge.
 
     For each feature the best threshold is taken, and each side gets the label that has most of its examples there; for
     more than two labels each is told from the rest. Accuracy is balanced, so a rare label counts as much as another.
     """
     known = [(text, label) for text, label in zip(texts, labels, strict=True) if label is not None][:MOST_TEXTS]
     found = np.array([label for _, label in known])
-    names = np.unique(found)
-    if len(names) < 2:
+    names, counts = np.unique(found, return_counts=True)
+    frequent = names[counts >= LEAST_OF_A_LABEL]
+    if len(frequent) < 2:
         return None
-    told = [found == name for name in (names if len(names) > 2 else names[1:])]
+    told = [found == name for name in (frequent if len(names) > 2 else frequent[1:])]
     scored = (
         Surface(feature, float(np.mean([_best_threshold(values, each) for each in told])))
         for feature, values in features([text for text, _ in known])

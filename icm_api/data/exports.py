@@ -150,7 +150,7 @@ def csv_text(records: Sequence[Record]) -> tuple[str, int]:
     A text that a spreadsheet would run as a formula gets an apostrophe before it.
     """
     file, guarded = io.StringIO(), 0
-    writer = csv.writer(file, lineterminator="\n")
+    writer = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)  # else a lone CR would end a row
     writer.writerow(records[0])
     for record in records:
         cells = list(record.values())
@@ -178,14 +178,17 @@ def label_studio_config(shape: Shape) -> str:
 
 
 def _table(item: Labelled) -> Iterator[Record]:
-    taken = {"id", "label", *item.provenance}
-    fields: dict[str, Json] = {_free(name, taken): text for name, text in item.fields.items()}
+    ours = {"id", "label", *item.provenance}
+    fields: dict[str, Json] = {_column(name, ours, item.fields): text for name, text in item.fields.items()}
     yield {"id": item.id, **fields, "label": item.label}
 
 
-def _free(name: str, taken: Collection[str]) -> str:
-    """A column for a field: its own name, or one that no other column has."""
-    return _free(f"field_{name}", taken) if name in taken else name
+def _column(field: str, ours: Collection[str], fields: Collection[str]) -> str:
+    """For a field: its own name, or where that is one of ours, a name that no column has."""
+    name = field
+    while name in ours or (name != field and name in fields):
+        name = f"field_{name}"
+    return name
 
 
 # --- one example, one answer --------------------------------------------------------------------------------------

@@ -65,7 +65,7 @@ def render(report: Report) -> str:
         script=Markup(script),  # noqa: S704
         data=embedded(table_data(report.rows)),
         summary=report.summary,
-        verdict=verdict(report.summary),
+        verdict=(report.summary["verdict"], VERDICTS[report.summary["verdict"]]),
         charts=charts(report),
         certain=_extremes(report.rows, most=True),
         doubtful=_extremes(report.rows, most=False),
@@ -101,18 +101,11 @@ def reliability_bins(rows: Sequence[ReportRow]) -> list[tuple[float, float, int]
     ]
 
 
-def verdict(summary: Mapping[str, Any]) -> tuple[str, str]:
-    """(word, sentence) for the head of the page."""
-    if "verdict" in summary:
-        return str(summary["verdict"]), ""
-    if summary["collapsed"]:
-        return "failed", "Nearly all examples have one label; nothing supports that but that it is easy to predict."
-    if summary["warnings"]:
-        return "doubtful", "The labels were found, and there are signs to look at before you use them."
-    return (
-        "healthy",
-        "Nothing speaks against these labels. Coherent is not yet true: look at some before you rely on them.",
-    )
+VERDICTS = {
+    "failed": "The labels are not to be used as they are.",
+    "doubtful": "There are signs to look at before you use these labels.",
+    "healthy": "Nothing speaks against these labels. Coherent is not yet true: look at some before you rely on them.",
+}
 
 
 def table_data(rows: Sequence[ReportRow]) -> dict[str, Any]:

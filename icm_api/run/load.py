@@ -45,8 +45,13 @@ class LoadedRun:
 
     def journal(self) -> list[dict[str, Any]]:
         """The lines of the journal, read from disk; a torn last one is left out. Raises JournalError."""
-        path = self.path / JOURNAL
-        return [_parsed(path, number, line) for number, line in enumerate(_whole_lines(path), start=1)]
+        return read_journal(self.path)
+
+
+def read_journal(folder: Path) -> list[dict[str, Any]]:
+    """The whole lines of a run's journal. Raises JournalError."""
+    path = folder / JOURNAL
+    return [_parsed(path, number, line) for number, line in enumerate(_whole_lines(path), start=1)]
 
 
 def load_run(

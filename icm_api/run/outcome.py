@@ -11,7 +11,7 @@ import numpy as np
 
 from icm_api.client.meter import Snapshot
 from icm_api.config import GOLD_METHOD, RunConfig
-from icm_api.core.diagnose import collapsed, label_shares
+from icm_api.core.diagnose import Evidence, Verdict, collapsed, diagnose, label_shares
 from icm_api.core.labels import argmax_label
 from icm_api.core.problem import Problem
 from icm_api.core.relations import broken, is_broken
@@ -73,6 +73,12 @@ class Summary:
     broken_soft: int
     """Relations with a price that are broken."""
     label_shares: Mapping[str, float]
+    verdict: Verdict
+    """What the signs that need no gold come to (`icm_api.core.diagnose`)."""
+    signs: tuple[Mapping[str, str], ...]
+    """Each with its `name`, `level` and `evidence`; the evidence is among the warnings too."""
+    agreement: float | None
+    """Mean share of equal labels over pairs of restarts; None for a method without."""
     collapsed: bool
     """(Nearly) all examples have one label: a utility that is high for no good reason."""
     forced: int
@@ -164,6 +170,7 @@ def summarise(
     names, found = job.label_names, finding.labelling
     right, n = accuracy(job.dataset.gold, found.labels)
     low, high = wilson_interval(right, n) if n else (None, None)
+    diagnosis = diagnose(_evidence(job, found))
     soft = [k for k in broken(job.problem.relations, found.labels) if job.problem.relations[k].price is not None]
     return Summary(
         method=job.config.method,
@@ -182,12 +189,28 @@ def summarise(
         violations=found.utility.violations,
         broken_soft=len(soft),
         label_shares=dict(zip(names, label_shares(found.labels, len(names)), strict=True)),
+        verdict=diagnosis.verdict,
+        signs=tuple(asdict(sign) for sign in diagnosis.signs),
+        agreement=found.agreement,
         collapsed=collapsed(found.labels, len(names)),
         forced=len(finding.forced),
         score_kind=next((score.kind for score in found.scores if score is not None), None),
-        warnings=(*warnings, *_collapse_warning(found, names)),
+        warnings=(*warnings, *(sign.evidence for sign in diagnosis.signs)),
         **{name: getattr(snapshot, name) for name in COUNTS},
         **about,
+    )
+
+
+def _evidence(job: Job, found: Labelling) -> Evidence:
+    """Gold has no part in it."""
+    return Evidence(
+        labels=found.labels,
+        label_names=job.label_names,
+        texts=job.texts,
+        scores=found.scores,
+        information_nats=found.information_nats,
+        agreement=found.agreement,
+        own_meaning=found.own_meaning,
     )
 
 
@@ -245,15 +268,3 @@ def _row(job: Job, finding: Finding, i: int) -> LabelRow:
         forced_by=describe_relation(forced, job.examples) if forced else None,
         kind=score.kind,
     )
-
-
-def _collapse_warning(labelling: Labelling, names: Sequence[str]) -> list[str]:
-    if not collapsed(labelling.labels, len(names)):
-        return []
-    shares = label_shares(labelling.labels, len(names))
-    top = max(range(len(names)), key=lambda k: shares[k])
-    return [
-        f"collapsed: {shares[top]:.0%} of the examples are {names[top]!r}. One label for all predicts itself almost "
-        "perfectly, so a high utility is no evidence for it. If the examples are not that one-sided, the labels are "
-        "worthless: try method sweep, other label words, or rules that need both labels (exactly_one, asymmetric)"
-    ]

@@ -128,13 +128,25 @@ async def look_out(job: Job, provider: Provider) -> Outlook:
 async def estimate(outlook: Outlook) -> Estimate:
     """What the method that the job names would ask for. The job's own context builder stays as it is."""
     config = outlook.job.config
-    spend = await _SPENDS[config.method](outlook)
+    return _estimated(outlook, _name(config), await _SPENDS[config.method](outlook))
+
+
+def estimate_queries(outlook: Outlook, name: str, queries: Sequence[Query]) -> Estimate:
+    """What these questions would ask for, each alone; `name`: what they are for."""
+    counter = _Counter(outlook.sizes, outlook.job.problem.n_labels, outlook.capabilities)
+    for query in queries:
+        counter.count(query)
+    return _estimated(outlook, name, _Spend("exact", counter.requests, counter.prompt_tokens))
+
+
+def _estimated(outlook: Outlook, name: str, spend: _Spend) -> Estimate:
+    config = outlook.job.config
     draws = config.votes if outlook.capabilities.choices == "votes" else 1
     requests, prompt_tokens = draws * spend.requests, round(draws * spend.prompt_tokens)
     cached_tokens = None if spend.cached_tokens is None else min(prompt_tokens, round(draws * spend.cached_tokens))
     output_tokens = requests * _answer_tokens(outlook)
     return Estimate(
-        method=_name(config),
+        method=name,
         kind=spend.kind,
         requests=requests,
         prompt_tokens=prompt_tokens,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-ROWS = [{"id": str(number), "text": f"text {number}"} for number in range(60)]
+ROWS = [{"id": str(number), "text": f"text {number}"} for number in range(150)]
 SYNTHETIC = ("--provider", "synthetic", "--task", "classify", "--labels", "no,yes", "--method", "zero-shot")
 PRICED = (*SYNTHETIC, "--price", "1000/1000", "--json")
 
@@ -24,20 +24,20 @@ def cost(done) -> Decimal:
 
 def test_a_limit_in_dollars_is_kept_and_the_run_ends_with_code_3_and_its_labels_so_far(icm, data):
     whole = cost(icm("run", data, *PRICED, "--run-dir", "whole", "--cache-dir", "other"))
-    limit = whole / 2
-    done = icm("run", data, *PRICED, "--run-dir", "half", "--max-usd", str(limit))
+    limit = whole * Decimal("0.8")
+    done = icm("run", data, *PRICED, "--run-dir", "cut", "--max-usd", str(limit))
     assert done.code == 3
     assert (done.json["stop_reason"], cost(done) <= limit) == ("max_usd", True)
     assert 0 < done.json["labelled"] < len(ROWS)
     assert "its worst case" in done.err
-    rows = [json.loads(line) for line in Path("half/labels.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in Path("cut/labels.jsonl").read_text().splitlines()]
     assert sum(row["label"] is not None for row in rows) == done.json["labelled"]
 
 
 def test_what_a_limit_leaves_unused_is_less_than_the_worst_case_of_one_request(icm, data):
     whole = cost(icm("run", data, *PRICED, "--run-dir", "whole", "--cache-dir", "other"))
-    done = icm("run", data, *PRICED, "--run-dir", "half", "--max-usd", str(whole))
-    bound = Decimal(64 + 16 + len("text 59") + 16) / 1000
+    done = icm("run", data, *PRICED, "--run-dir", "cut", "--max-usd", str(whole))
+    bound = Decimal(64 + 2 * 16 + len("Text: text 149\nLabel:") + 16) / 1000
     assert whole - bound <= cost(done) <= whole
 
 

@@ -48,7 +48,9 @@ def started(model: Path, *more: str) -> Iterator[str]:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     command = [sys.executable, "-m", "llama_cpp.server", "--model", str(model), "--host", "127.0.0.1", "--port", port]
-    process = subprocess.Popen([*command, "--n_ctx", "1024", "--verbose", "False", *more], stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [*command, "--n_ctx", "512", "--n_threads", "2", "--verbose", "False", *more], stderr=subprocess.DEVNULL
+    )
     try:
         _wait_for(process, int(port))
         yield f"http://127.0.0.1:{port}/v1"

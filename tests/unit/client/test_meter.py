@@ -16,6 +16,7 @@ from icm_api.client.stack import Client, build_client
 from icm_api.errors import BudgetError, CapabilityError, ConfigError, IcmError, RateLimitError, TransientError
 from icm_api.types import Prompt, SequenceReply, SequenceRequest, Usage
 from tests.unit.client.scripted import FakeTime, Gated, Scripted, answer, ask, broken, busy, count_tokens, settle
+from tests.unit.client.virtual import virtually
 
 BOUND = bound_of(ask()).prompt_tokens
 PRICE = parse_price("1/0.1/10")
@@ -254,7 +255,7 @@ async def test_each_reply_costs_its_own_price_and_the_bill_is_their_sum():
 
 async def test_before_the_first_request_nothing_is_spent():
     counts = count(Tally(Limits(), price=PRICE))
-    assert (counts.cost_usd, counts.cost_usd_at_most, counts.prompt_tokens) == (0, 0, 0)
+    assert (counts.cost_usd, counts.cost_usd_at_most, counts.prompt_tokens) == (Decimal(0), Decimal(0), 0)
 
 
 async def test_a_bill_without_a_price_is_unknown_and_never_nought():
@@ -277,7 +278,7 @@ async def test_a_failed_attempt_is_not_in_the_bill_but_in_what_was_spent_at_most
     for error in (TransientError, RateLimitError):
         with pytest.raises(error):
             await provider.send(ask())
-    assert (count(tally).cost_usd, count(tally).cost_usd_at_most) == (0, MOST_USD)
+    assert (count(tally).cost_usd, count(tally).cost_usd_at_most) == (Decimal(0), MOST_USD)
 
 
 async def test_a_request_whose_worst_case_would_pass_the_limit_in_dollars_is_not_sent():
@@ -376,6 +377,7 @@ class Ledger(Scripted):
     max_usd=st.none() | st.integers(0, 3000).map(lambda millionths: Decimal(millionths).scaleb(-6)),
     max_concurrency=st.integers(1, 8),
 )
+@virtually
 async def test_on_any_schedule_the_host_never_gets_more_than_the_limits(
     seed, max_requests, max_prompt_tokens, max_usd, max_concurrency
 ):

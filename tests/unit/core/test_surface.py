@@ -54,7 +54,7 @@ def test_random_labels_are_told_by_nothing():
 
 
 def test_a_rare_label_counts_as_much_as_a_frequent_one():
-    labels = [1] * 5 + [0] * 95
+    labels = [1] * 10 + [0] * 90
     found = best(["same text"] * 100, labels)
     assert found.feature == "place in the file"
     assert best(texts_of(100), np.random.default_rng(3).permutation(labels).tolist()).accuracy < 0.9
@@ -65,6 +65,10 @@ def test_three_labels_are_each_told_from_the_rest():
     texts = [f"{text} {marks[i % 3]} end" for i, text in enumerate(texts_of(90))]
     found = best(texts, [i % 3 for i in range(90)])
     assert 0.7 < found.accuracy < 1.0  # one word tells one label from the rest, and only halves the others
+
+
+def test_too_few_examples_of_a_label_are_not_judged():
+    assert surface_of(texts_of(60), [1] * 7 + [0] * 53) is None
 
 
 def test_one_label_and_no_label_have_no_surface():

@@ -1,0 +1,64 @@
+"""`icm-api export`: the labels of a run as files for other programs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from icm_api.data.exports import FORMATS
+
+if TYPE_CHECKING:
+    from icm_api.run.export import ExportReport
+
+_PATH = click.Path(path_type=Path)
+
+
+@click.command(epilog="Formats: " + "; ".join(f"{name} ({kind.about})" for name, kind in FORMATS.items()) + ".")
+@click.argument("run_name", metavar="RUN")
+@click.option("--format", type=click.Choice(list(FORMATS)), required=True, metavar="FORMAT", help="See below.")
+@click.option("--out", type=_PATH, required=True, help="File to write.")
+@click.option("--min-confidence", type=float, help="Leave out labels whose probability is below this share.")
+@click.option(
+    "--without-tension",
+    is_flag=True,
+    help="Leave out examples that rules tie to a label that a rule forced, or to a broken rule.",
+)
+@click.option("--validation", type=float, metavar="SHARE", help="Set this share apart, by groups, in a file beside it.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, help="Of that split (default 0).")
+@click.option("--with-gold", is_flag=True, help="Add the gold label as a column icm_gold, never as something to learn.")
+@click.option("--card", is_flag=True, help="Write a dataset card, README.md, beside the file.")
+@click.option("--data", help="Where the data are now, if they were moved; what they hold must be the same.")
+@click.option("--relations", type=_PATH, help="Where the relations are now.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object of what was written.")
+def export(run_name: str, data: str | None, relations: Path | None, as_json: bool, **options: Any) -> None:
+    """Write the labels of RUN, a run folder or its name under runs/, for training or review.
+
+    Examples without a label are left out and counted. A run that is cut short or still going on gives its labels so
+    far.
+    """
+    from icm_api.run.export import ExportOptions, export_run
+    from icm_api.run.load import load_run
+    from icm_api.run.resume import find_run
+
+    run = load_run(find_run(run_name), data=data, relations=relations)
+    report = export_run(run, ExportOptions(**options))
+    for notice in report.notices:
+        click.echo(f"notice: {notice}", err=True)
+    click.echo(in_a_line(report), err=True)
+    if as_json:
+        click.echo(json.dumps(report.as_json()))
+
+
+def in_a_line(report: ExportReport) -> str:
+    """What was written, for people."""
+    records = ", ".join(f"{n} {part}" for part, n in report.records.items())
+    left_out = ", ".join(f"{n} {reason}" for reason, n in report.left_out.items())
+    parts = (
+        f"wrote {records} records from {report.examples} examples to {', '.join(report.files)}",
+        f"left out: {left_out}" if left_out else "",
+        f"{report.made_safe} cells made safe for spreadsheets" if report.made_safe else "",
+    )
+    return "; ".join(part for part in parts if part)

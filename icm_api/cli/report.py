@@ -1,0 +1,171 @@
+"""`icm-api report` and `icm-api compare`: runs as a page and side by side."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from icm_api.cli.waiting import talk
+from icm_api.errors import ConfigError, IcmError
+
+if TYPE_CHECKING:
+    from icm_api.report.page import ReportRow
+    from icm_api.run.job import Job
+    from icm_api.run.load import LoadedRun
+    from icm_api.run.outcome import LabelRow
+    from icm_api.run.runner import Result
+
+REPORT = "report.html"
+SHOWN_DIFFERENCES = 20
+_PATH = click.Path(path_type=Path)
+
+
+@click.command()
+@click.argument("run_name", metavar="RUN")
+@click.option("--out", type=_PATH, help=f"File to write (default: {REPORT} in the run folder).")
+@click.option("--beside", multiple=True, metavar="RUN", help="Another run over the same data, to stand beside it.")
+@click.option("--charts", type=_PATH, metavar="FOLDER", help="Write the charts as SVG files too.")
+@click.option("--data", help="Where the data are now, if they were moved; what they hold must be the same.")
+def report(run_name: str, out: Path | None, beside: Sequence[str], charts: Path | None, data: str | None) -> None:
+    """Write a page about RUN, a run folder or its name under runs/: one file that needs no network."""
+    found = _load(run_name, data)
+    others = [_summary(_load(name, data)) for name in beside]
+    path = out or found.path / REPORT
+    settings = asdict(found.manifest)
+    _write_page(path, found.job, found.rows, _summary(found), found.journal(), settings, others, charts)
+    click.echo(path)
+
+
+@click.command()
+@click.argument("run_names", metavar="RUN RUN...", nargs=-1, required=True)
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
+def compare(run_names: Sequence[str], as_json: bool) -> None:
+    """Compare runs over the same data: accuracy, cost, and where their labels differ. The first is the yardstick."""
+    from icm_api.core.agreement import agreement
+
+    if len(run_names) < 2:
+        raise click.UsageError("name two runs or more")
+    first, *rest = [_load(name, None) for name in run_names]
+    for other in rest:
+        _refuse_other_examples(first, other)
+    rows = [_compared(first, other, agreement) for other in (first, *rest)]
+    if as_json:
+        click.echo(json.dumps({"runs": rows, "differences": _differences(first, rest)}))
+        return
+    from icm_api.cli.display import show_table
+
+    show_table([{name: _cell(value) for name, value in row.items()} for row in rows], as_json=False)
+    differences = _differences(first, rest)
+    for line in differences[:SHOWN_DIFFERENCES]:
+        click.echo(f"{line['id']}: {', '.join(str(label) for label in line['labels'])}")
+    if len(differences) > SHOWN_DIFFERENCES:
+        click.echo(f"... and {len(differences) - SHOWN_DIFFERENCES} more differ (--json lists all)")
+
+
+def write_report(result: Result) -> Path | None:
+    """The page of a run that has just ended, in its folder; None, with a notice, where it cannot be written. It is an
+    extra: nothing that was labelled may be lost over it."""
+    from icm_api.run.journal import read_manifest
+    from icm_api.run.load import read_journal
+
+    path = result.run_dir / REPORT
+    try:
+        settings, journal = asdict(read_manifest(result.run_dir)), read_journal(result.run_dir)
+        _write_page(path, result.job, result.rows, result.summary.as_json(), journal, settings)
+    except (IcmError, OSError) as error:
+        talk(f"notice: no report was written: {error}")
+        return None
+    return path
+
+
+def _write_page(
+    path: Path,
+    job: Job,
+    rows: Sequence[LabelRow],
+    summary: Mapping[str, Any],
+    journal: Sequence[Mapping[str, Any]],
+    settings: Mapping[str, Any],
+    others: Sequence[Mapping[str, Any]] = (),
+    chart_folder: Path | None = None,
+) -> None:
+    from icm_api.data.writers import write_text
+    from icm_api.report.charts import standalone
+    from icm_api.report.page import Report, charts, render
+
+    title = f"{job.task.name} · {Path(job.config.data).name}"
+    page = Report(title, summary, _rows(job, rows), journal, settings, others)
+    write_text(path, render(page))
+    if chart_folder is not None:
+        chart_folder.mkdir(parents=True, exist_ok=True)
+        for name, chart in charts(page).items():
+            write_text(chart_folder / f"{name.replace(' ', '-')}.svg", standalone(chart))
+
+
+def _rows(job: Job, rows: Sequence[LabelRow]) -> list[ReportRow]:
+    from icm_api.report.page import ReportRow
+
+    gold = job.dataset.gold or (None,) * len(rows)
+    return [
+        ReportRow(
+            row.id,
+            "\n".join(example.fields.values()),
+            row.label,
+            row.confidence,
+            None if right is None else job.label_names[right],
+            row.forced_by,
+        )
+        for example, row, right in zip(job.examples, rows, gold, strict=True)
+    ]
+
+
+def _load(name: str, data: str | None) -> LoadedRun:
+    from icm_api.run.load import load_run
+    from icm_api.run.resume import find_run
+
+    return load_run(find_run(name), data=data)
+
+
+def _summary(found: LoadedRun) -> Mapping[str, Any]:
+    if found.summary is None:
+        raise ConfigError(
+            f"{found.path}: the run was killed before it wrote its summary; `icm-api resume {found.path}` ends it"
+        )
+    return found.summary
+
+
+def _refuse_other_examples(first: LoadedRun, other: LoadedRun) -> None:
+    if [row.id for row in first.rows] != [row.id for row in other.rows]:
+        raise ConfigError(f"{other.path}: its examples are not those of {first.path}; compare runs over the same data")
+    if first.job.label_names != other.job.label_names:
+        raise ConfigError(f"{other.path}: its labels are not those of {first.path}")
+
+
+def _compared(first: LoadedRun, other: LoadedRun, agreement: Any) -> dict[str, Any]:
+    summary = _summary(other)
+    found = agreement(first.labels, other.labels, len(first.job.label_names))
+    wanted = ("method", "verdict", "accuracy", "accuracy_n", "requests", "prompt_tokens", "cost_usd")
+    return {
+        "run": other.path.name,
+        **{name: summary[name] for name in wanted},
+        "equal": f"{found.equal} of {found.n}",
+        "kappa": found.kappa,
+    }
+
+
+def _differences(first: LoadedRun, rest: Sequence[LoadedRun]) -> list[dict[str, Any]]:
+    """Examples that not all runs give the same label."""
+    together = zip(*(run.rows for run in (first, *rest)), strict=True)
+    return [
+        {"id": rows[0].id, "labels": [row.label for row in rows]}
+        for rows in together
+        if len({row.label for row in rows}) > 1
+    ]
+
+
+def _cell(value: Any) -> str:
+    return "–" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)

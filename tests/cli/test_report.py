@@ -1,0 +1,69 @@
+"""`icm-api report` and `compare`, the page after a run, and verdicts as exit codes."""
+
+import json
+from pathlib import Path
+
+RUN = ("--task", "classify", "--labels", "negative,positive", "--provider", "synthetic", "--gold-column", "gold")
+
+
+def rows(file, n=24, **changes):
+    lines = [{"id": f"r{i}", "text": f"text {i} of some length", "gold": ["negative", "positive"][i % 2]} | changes for i in range(n)]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    return str(file)
+
+
+def test_a_run_leaves_a_page_unless_told_not_to(icm, tmp_path):
+    data = rows(tmp_path / "data.jsonl")
+    done = icm("run", data, *RUN, "--run-dir", str(tmp_path / "one"))
+    page = (tmp_path / "one" / "report.html").read_text(encoding="utf-8")
+    assert done.code == 0
+    assert "report.html" in done.err
+    assert "text 3 of some length" in page
+    icm("run", data, *RUN, "--run-dir", str(tmp_path / "two"), "--no-report")
+    assert not (tmp_path / "two" / "report.html").exists()
+
+
+def test_a_page_can_be_made_later_with_another_run_beside_it_and_charts_as_files(icm, tmp_path):
+    data = rows(tmp_path / "data.jsonl")
+    icm("run", data, *RUN, "--run-dir", str(tmp_path / "one"), "--no-report")
+    icm("run", data, *RUN, "--run-dir", str(tmp_path / "two"), "--method", "zero-shot", "--no-report")
+    out, charts = tmp_path / "page.html", tmp_path / "charts"
+    done = icm(
+        "report", str(tmp_path / "one"), "--beside", str(tmp_path / "two"), "--out", str(out), "--charts", str(charts)
+    )
+    assert Path(done.out.strip()) == out
+    assert "zero-shot" in out.read_text(encoding="utf-8")
+    assert (charts / "accuracy.svg").read_text(encoding="utf-8").startswith("<svg xmlns")
+
+
+def test_runs_are_compared_label_by_label(icm, tmp_path):
+    data = rows(tmp_path / "data.jsonl")
+    for name, seed in (("one", "0"), ("two", "0"), ("three", "5")):
+        method = "random-few-shot" if name == "three" else "sweep"
+        icm("run", data, *RUN, "--run-dir", str(tmp_path / name), "--seed", seed, "--method", method, "--no-report")
+    done = icm("compare", str(tmp_path / "one"), str(tmp_path / "two"), str(tmp_path / "three"), "--json")
+    first, same, other = json.loads(done.out)["runs"]
+    assert (first["kappa"], same["equal"]) == (1.0, "24 of 24")
+    assert other["method"] == "random-few-shot"
+    shown = icm("compare", str(tmp_path / "one"), str(tmp_path / "three"))
+    assert "kappa" in shown.out
+
+
+def test_runs_over_other_data_are_not_compared(icm, tmp_path):
+    one = rows(tmp_path / "one.jsonl")
+    two = rows(tmp_path / "two.jsonl", n=22)
+    icm("run", one, *RUN, "--run-dir", str(tmp_path / "a"), "--no-report")
+    icm("run", two, *RUN, "--run-dir", str(tmp_path / "b"), "--no-report")
+    done = icm("compare", str(tmp_path / "a"), str(tmp_path / "b"))
+    assert done.code == 2
+    assert "not those of" in done.err
+
+
+def test_a_verdict_can_fail_a_script_and_the_labels_are_there(icm, tmp_path):
+    data = rows(tmp_path / "data.jsonl")
+    same = ("--provider-option", "bias=30", "--method", "zero-shot")  # one label for all
+    done = icm("run", data, *RUN, *same, "--run-dir", str(tmp_path / "run"), "--fail-on", "failed", "--json")
+    assert done.code == 5
+    assert done.json["verdict"] == "failed"
+    assert "verdict on the labels is failed" in done.err
+    assert (tmp_path / "run" / "labels.jsonl").exists()
