@@ -241,6 +241,12 @@ async def run_cell(cell: Cell, model: str, replies: Path) -> Row:
     if cell.prior == "given":
         told["class_prior"] = dict(zip(task.labels, true, strict=True))
     restarts: dict[int, Labels] = {}
+    course: list[Row] = []
+
+    def observe(progress: Progress) -> None:
+        _keep_restart(restarts, progress)
+        _keep_course(course, progress)
+
     with tempfile.TemporaryDirectory() as folder:
         options = {"replies": str(replies / model / way.replies)}
         config = load_config(
@@ -258,7 +264,7 @@ async def run_cell(cell: Cell, model: str, replies: Path) -> Row:
             },
             {},
         )
-        result = await run(config, {}, lambda progress: _keep_restart(restarts, progress), rows=rows, rules=rules)
+        result = await run(config, {}, observe, rows=rows, rules=rules)
     if result.error is not None:
         raise result.error
     return {
@@ -268,6 +274,7 @@ async def run_cell(cell: Cell, model: str, replies: Path) -> Row:
         "true_shares": true,
         **_measured(result),
         "agreement": agreement(list(restarts.values()), len(task.labels)),
+        "course": course,
         "replayed": shared.opened.hits,
     }
 
@@ -313,6 +320,22 @@ def _keep_restart(restarts: dict[int, Labels], progress: Progress) -> None:
     step = progress.step
     if isinstance(step, SweepStep) and step.stage == "restart":
         restarts[step.restart.number] = step.labels
+
+
+def _keep_course(course: list[Row], progress: Progress) -> None:
+    """Of a sweep, after each pass: what it has cost, and how good the labels are that it would end with."""
+    step, gold = progress.step, progress.job.dataset.gold
+    if not isinstance(step, SweepStep) or step.stage != "restart" or gold is None:
+        return
+    kept = [(label, right) for label, right in zip(step.best.known_labels, gold, strict=True) if right is not None]
+    course.append(
+        {
+            "restart": step.restart.number,
+            "pass": step.restart.n_passes,
+            "prompt_tokens": progress.snapshot.prompt_tokens,
+            "accuracy": mean(label == right for label, right in kept),
+        }
+    )
 
 
 def agreement(labellings: Sequence[Labels], n_labels: int) -> float | None:

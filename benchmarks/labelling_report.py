@@ -33,6 +33,11 @@ COST_NOTE = (
     "Mean over the tasks, as on an empty cache. Evaluated: prompt tokens that the server did not have in its cache; "
     "own: the prompt tokens of zero-shot, which reads each example once. Seconds: only of runs that asked all anew."
 )
+COURSE_NOTE = (
+    "Balanced, shares unknown, mean over the tasks: the labels that would be kept if the search ended there. Own: the "
+    "prompt tokens of zero-shot. Without echo a pass sends each example with all before it, most of it from the host's "
+    "cache; with echo a pass is about 1 x own."
+)
 FAILURES_NOTE = (
     "Collapsed: nearly all examples got one label. Gold's objective higher: the gold labels have more information than "
     "those found, so that the search failed, not the model. Agreement of restarts: 1 is perfect, chance is 0."
@@ -154,6 +159,19 @@ class Report:
             body.append([self.name(column), *figures, number(multiple, 1), number(seconds)])
         return table(head, body)
 
+    def course(self) -> str:
+        """Of sweep with unknown shares, balanced: what more passes and restarts bring, and what they cost. A restart
+        that settled early stands at its last pass in the columns after it."""
+        rows = [row for row in self.of(Column("sweep", "unknown", self.n), BALANCED) if row.get("course")]
+        own = {_draw(row): row["prompt_tokens"] for row in self.rows if row["method"] == "zero-shot"}
+        body = []
+        for restart, n_passes in sorted({(line["restart"], line["pass"]) for row in rows for line in row["course"]}):
+            at = {_draw(row): _until(row["course"], restart, n_passes) for row in rows}
+            accuracy = over_tasks(rows, lambda row: at[_draw(row)]["accuracy"])  # noqa: B023 - called at once
+            tokens = over_tasks(rows, lambda row: ratio(at[_draw(row)]["prompt_tokens"], own.get(_draw(row))))  # noqa: B023
+            body.append([str(restart), str(n_passes), number(accuracy, 3), number(tokens, 1)])
+        return table(["restart", "pass", "accuracy of what is kept", "prompt tokens / own"], body)
+
     def failures(self) -> str:
         """Collapses by label share, and searches that stopped short of an objective that gold has."""
         clear = self.clear_tasks()
@@ -192,11 +210,19 @@ class Report:
                 "### Cost of a label",
                 COST_NOTE,
                 self.cost(),
+                "### Sweep: accuracy against cost",
+                COURSE_NOTE,
+                self.course(),
                 "### Failures",
                 FAILURES_NOTE,
                 self.failures(),
             ]
         )
+
+
+def _until(course: Sequence[Row], restart: int, n_passes: int) -> Row:
+    """The last line of a course that is not beyond that pass."""
+    return [line for line in course if (line["restart"], line["pass"]) <= (restart, n_passes)][-1]
 
 
 def _draw(row: Row) -> tuple[Any, ...]:
