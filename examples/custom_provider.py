@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TypeVar, cast
 
 import pytest
@@ -77,7 +77,7 @@ def words(text: str) -> set[str]:
 
 class TestWordCounter(ProviderConformance):
     @pytest.fixture
-    def open_provider(self):
+    def open_provider(self) -> Callable[[], WordCounter]:
         return lambda: WordCounter(ProviderSettings(), None)
 
 

@@ -1,8 +1,7 @@
 """A rule of your own between examples, found in their inputs: what is compared has an order.
 
-Each example compares two animals. If A is heavier than B then B is not heavier than A, and what is heavier than B is also
-heavier than all that B is heavier than. No label may break this, so that the labels, each of one comparison, make a
-ranking together.
+Each example compares two animals. If A is heavier than B, then B is not heavier than A; and if B is heavier than C too,
+then A is heavier than C. No label may break this, so that labels of single comparisons make a ranking together.
 
 - `python examples/custom_relation.py` ranks five animals with the small model on this machine.
 - `PYTHONPATH=examples icm-api run DATA --task custom_relation:Heavier ...` uses the task from the command line.

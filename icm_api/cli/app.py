@@ -13,6 +13,8 @@ from typing import Any
 
 import click
 
+from icm_api.cli.completion import PROGRAM, complete_file, complete_run, complete_task, completion
+from icm_api.cli.evaluate import evaluate
 from icm_api.cli.export import export
 from icm_api.cli.label import label
 from icm_api.cli.options import (
@@ -23,6 +25,7 @@ from icm_api.cli.options import (
     PROVIDER_OPTIONS,
     RESUME_OPTIONS,
     SEARCH_OPTIONS,
+    Sectioned,
     given,
     with_options,
 )
@@ -31,13 +34,14 @@ from icm_api.cli.waiting import talk, until_done
 from icm_api.errors import IcmError, VerdictError
 
 INTERRUPTED = 130
+_MODELS = "Folder of replies and models (default: the user's cache folder)."
 VERDICTS = ("healthy", "doubtful", "failed")
 
 
 def main() -> None:
     """Entry point: errors become one clear message and the exit code of their type."""
     try:
-        cli(standalone_mode=False)
+        cli(prog_name=PROGRAM, standalone_mode=False)
     except click.exceptions.Exit as done:
         sys.exit(done.exit_code)
     except click.ClickException as error:
@@ -56,15 +60,22 @@ def main() -> None:
 def cli() -> None:
     """Label a dataset with a language model and no human labels, by Internal Coherence Maximization.
 
-    Settings: flags beat environment variables (ICM_API_<NAME>) beat the file given by --config.
+    Settings: flags beat environment variables (ICM_API_<NAME>) beat the file given by --config. Labels and JSON go to
+    files and standard output, all other talk to standard error.
+
+    Exit codes: 0 done, 2 something to fix and nothing spent, 3 stopped at a limit, 4 the host failed or cannot give
+    usable numbers, 5 a verdict that --fail-on names.
     """
 
 
-@cli.command()
-@click.argument("data")
+@cli.command(cls=Sectioned)
+@click.argument("data", shell_complete=complete_file)
 @with_options(DATA_OPTIONS, PROVIDER_OPTIONS, LIMIT_OPTIONS, SEARCH_OPTIONS, OUTPUT_OPTIONS, DISPLAY_OPTIONS)
 def run(config_file: Path | None, display: str | None, as_json: bool, **flags: Any) -> None:
-    """Label DATA: a .jsonl, .csv or .parquet file, hf:NAME, or - for standard input."""
+    """Label the examples of DATA.
+
+    DATA is a .jsonl, .csv or .parquet file, hf:NAME, or - for standard input. Labels go to a new folder under runs/.
+    """
     from icm_api.config import RunConfig, load_config
 
     config = load_config(RunConfig, given(flags), os.environ, config_file)
@@ -72,13 +83,14 @@ def run(config_file: Path | None, display: str | None, as_json: bool, **flags: A
 
 
 @cli.command()
-@click.argument("run_name", metavar="RUN")
+@click.argument("run_name", metavar="RUN", shell_complete=complete_run)
 @with_options(RESUME_OPTIONS, DISPLAY_OPTIONS)
 def resume(run_name: str, display: str | None, as_json: bool, **flags: Any) -> None:
-    """Go on with RUN, a run folder or its name under runs/, where it was cut short.
+    """Go on with a run that was cut short.
 
-    It ends with the labels that it would have had, and asks nothing that it has paid for. Its settings stay, but larger
-    limits may be given; what it spent before counts towards them. Data piped in (-) are piped in again.
+    RUN is a run folder or its name under runs/. It ends with the labels that it would have had, and asks nothing that
+    it has paid for. Its settings stay, but larger limits may be given; what it spent before counts towards them. Data
+    piped in (-) are piped in again.
     """
     from icm_api.cli.display import open_display, show_finished
     from icm_api.run.interrupt import Interrupt
@@ -95,14 +107,14 @@ def resume(run_name: str, display: str | None, as_json: bool, **flags: Any) -> N
         job = go_on(path, os.environ, shown.observe, given=given(flags), say=say, interrupt=interrupt)
         result = until_done(job, interrupt)
         shown.finish(result)
-    _report(result, as_json)
+    _report(result, display, as_json)
 
 
 @cli.command()
 @click.argument("folder", type=click.Path(path_type=Path), default=Path("runs"))
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
 def runs(folder: Path, as_json: bool) -> None:
-    """List the runs in FOLDER (default: runs), the oldest first, and how far each is."""
+    """List the runs in FOLDER (default: runs), the oldest first."""
     from icm_api.cli.display import show_runs
     from icm_api.run.resume import list_runs
 
@@ -113,23 +125,27 @@ def runs(folder: Path, as_json: bool) -> None:
 
 
 @cli.command()
-@click.argument("run_name", metavar="RUN")
+@click.argument("run_name", metavar="RUN", shell_complete=complete_run)
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object: manifest, state and summary.")
 def show(run_name: str, as_json: bool) -> None:
-    """What RUN was asked for, how far it is, what it has spent, and where its labels are."""
+    """Show what RUN was asked for, how far it is and what it spent.
+
+    RUN is a run folder or its name under runs/.
+    """
     from icm_api.cli.display import show_run
     from icm_api.run.resume import find_run, read_run
 
     show_run(read_run(find_run(run_name)), as_json)
 
 
-@cli.command()
-@click.argument("data")
+@cli.command(cls=Sectioned)
+@click.argument("data", shell_complete=complete_file)
 @with_options(DATA_OPTIONS, PROVIDER_OPTIONS, LIMIT_OPTIONS, SEARCH_OPTIONS, OUTPUT_OPTIONS, DISPLAY_OPTIONS)
 def plan(config_file: Path | None, display: str | None, as_json: bool, **flags: Any) -> None:
-    """What labelling DATA would cost by each method: requests, tokens and dollars. Nothing is paid for.
+    """Tell what labelling DATA would cost, by each method.
 
-    Takes the flags of `run`, so that one word turns a plan into a run.
+    Counts requests, tokens and dollars, and pays for nothing. Takes the flags of `run`, so that one word turns a plan
+    into a run.
     """
     from icm_api.cli.display import show_plan
     from icm_api.config import RunConfig, load_config
@@ -139,17 +155,22 @@ def plan(config_file: Path | None, display: str | None, as_json: bool, **flags: 
     show_plan(until_done(estimate(config, os.environ, say=None if display == "none" else talk)), as_json)
 
 
-@cli.command()
+@cli.command(cls=Sectioned)
 @with_options(PROVIDER_OPTIONS, DISPLAY_OPTIONS)
-@click.option("--price", help="As for run.")
-@click.option("--task", help="Look for the labels of this task, as run names it.")
-@click.option("--labels", help="Label words to look for, with commas (default False,True, or the task's).")
+@click.option("--price", metavar="PRICE", help="As for run.")
+@click.option(
+    "--task", metavar="TASK", shell_complete=complete_task, help="Look for the labels of this task, as run names it."
+)
+@click.option(
+    "--labels", metavar="WORDS", help="Label words to look for, with commas (default: False,True, or the task's)."
+)
 def probe(
     config_file: Path | None, display: str | None, as_json: bool, task: str | None, labels: str | None, **flags: Any
 ) -> None:
-    """Does this host return usable numbers for this model? Asks about ten cheap questions.
+    """Check whether a host gives usable numbers for a model.
 
-    What it finds is kept: a run that would rely on something disproved is refused before it spends anything.
+    Asks about ten cheap questions. What it finds is kept: a run that would rely on something disproved is refused
+    before it spends anything.
     """
     from icm_api.cli.display import show_probe
     from icm_api.config import ProviderConfig, load_config
@@ -168,7 +189,7 @@ def probe(
 @cli.command()
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
 def providers(as_json: bool) -> None:
-    """List the hosts that can be asked, what each gives and where its key is looked for."""
+    """List the hosts that can be asked and what each gives."""
     from icm_api.cli.display import show_providers
     from icm_api.providers.registry import ENTRIES
 
@@ -185,10 +206,10 @@ def tasks(as_json: bool) -> None:
     show_table([asdict(row) for row in builtin_tasks()], as_json)
 
 
-@cli.command()
+@cli.command(cls=Sectioned)
 @with_options(PROVIDER_OPTIONS, LIMIT_OPTIONS, SEARCH_OPTIONS, OUTPUT_OPTIONS, DISPLAY_OPTIONS)
 def demo(config_file: Path | None, display: str | None, as_json: bool, **flags: Any) -> None:
-    """Label 64 short reviews with a small model on this machine, and print them."""
+    """Label 64 short reviews with a small model on this machine."""
     from icm_api.cli.demo import demo_settings, show_labels
     from icm_api.config import RunConfig, load_config
 
@@ -201,20 +222,25 @@ def demo(config_file: Path | None, display: str | None, as_json: bool, **flags: 
 
 cli.add_command(export)
 cli.add_command(label)
+cli.add_command(evaluate)
 cli.add_command(report)
 cli.add_command(compare)
+cli.add_command(completion)
 
 
 @cli.group()
 def local() -> None:
-    """The embedded llama.cpp server and its small model (needs `pip install 'icm-api[local]'`)."""
+    """Fetch or serve the small model of this machine.
+
+    It runs in llama.cpp's server, which comes with `pip install 'icm-api[local]'`.
+    """
 
 
 @local.command()
-@click.option("--model", default=None, help="Name of a pinned model.")
-@click.option("--cache-dir", type=click.Path(path_type=Path), default=None)
+@click.option("--model", metavar="NAME", help="A pinned model (default: the one of `demo`).")
+@click.option("--cache-dir", type=click.Path(path_type=Path), help=_MODELS)
 def fetch(model: str | None, cache_dir: Path | None) -> None:
-    """Fetch the model once, check its hash, and print its path."""
+    """Fetch the model once, check its hash and print its path."""
     from icm_api.local.models import DEFAULT_MODEL, default_cache_dir, fetch_model
 
     folder = cache_dir or default_cache_dir(os.environ)
@@ -222,13 +248,16 @@ def fetch(model: str | None, cache_dir: Path | None) -> None:
 
 
 @local.command()
-@click.option("--model", default=None, help="Name of a pinned model, or a .gguf file.")
-@click.option("--port", type=int, default=0, help="Default: any free port.")
-@click.option("--context-tokens", type=int, default=None, help="Context of each slot.")
-@click.option("--slots", type=int, default=1, help="Requests evaluated at once.")
-@click.option("--cache-dir", type=click.Path(path_type=Path), default=None)
+@click.option("--model", metavar="NAME", help="A pinned model (default: the one of `demo`) or a .gguf file.")
+@click.option("--port", type=int, default=0, help="Port to listen on (default: any that is free).")
+@click.option("--context-tokens", type=int, help="Tokens of context for each slot (default 8192).")
+@click.option("--slots", type=int, default=1, help="Most requests evaluated at once (default 1).")
+@click.option("--cache-dir", type=click.Path(path_type=Path), help=_MODELS)
 def serve(model: str | None, port: int, context_tokens: int | None, slots: int, cache_dir: Path | None) -> None:
-    """Serve the model on this machine to other programs, until Ctrl-C. Prints its address."""
+    """Serve the model to other programs, until Ctrl-C.
+
+    Prints its address, which is on this machine only.
+    """
     from icm_api.local.models import default_cache_dir
     from icm_api.local.session import serve_until_stopped
 
@@ -249,14 +278,14 @@ def _run(config: Any, display: str | None, as_json: bool) -> Any:
     with open_display(display, config.task) as shown:
         result = until_done(label(config, os.environ, shown.observe, say=say, interrupt=interrupt), interrupt)
         shown.finish(result)
-    return _report(result, as_json)
+    return _report(result, display, as_json)
 
 
-def _report(result: Any, as_json: bool) -> Any:
+def _report(result: Any, display: str | None, as_json: bool) -> Any:
     if as_json:
         click.echo(json.dumps(result.summary.as_json(), allow_nan=False))
     config = result.job.config
-    if config.report and (page := write_report(result)):
+    if config.report and (page := write_report(result)) and display != "none":
         talk(f"report: {page}")
     if result.error is not None:
         raise result.error

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from icm_api.cli.completion import complete_run
 from icm_api.data.exports import FORMATS
 
 if TYPE_CHECKING:
@@ -17,9 +18,9 @@ _PATH = click.Path(path_type=Path)
 
 
 @click.command(epilog="Formats: " + "; ".join(f"{name} ({kind.about})" for name, kind in FORMATS.items()) + ".")
-@click.argument("run_name", metavar="RUN")
-@click.option("--format", type=click.Choice(list(FORMATS)), required=True, metavar="FORMAT", help="See below.")
-@click.option("--out", type=_PATH, required=True, help="File to write.")
+@click.argument("run_name", metavar="RUN", shell_complete=complete_run)
+@click.option("--format", type=click.Choice(list(FORMATS)), required=True, metavar="FORMAT", help="One of those below.")
+@click.option("--out", type=_PATH, required=True, help="File to write; one that is there is replaced.")
 @click.option("--min-confidence", type=float, help="Leave out labels whose probability is below this share.")
 @click.option(
     "--without-tension",
@@ -27,17 +28,17 @@ _PATH = click.Path(path_type=Path)
     help="Leave out examples that rules tie to a label that a rule forced, or to a broken rule.",
 )
 @click.option("--validation", type=float, metavar="SHARE", help="Set this share apart, by groups, in a file beside it.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, help="Of that split (default 0).")
+@click.option("--seed", type=click.IntRange(min=0), default=0, help="Seed of that split (default 0).")
 @click.option("--with-gold", is_flag=True, help="Add the gold label as a column icm_gold, never as something to learn.")
 @click.option("--card", is_flag=True, help="Write a dataset card, README.md, beside the file.")
 @click.option("--data", help="Where the data are now, if they were moved; what they hold must be the same.")
-@click.option("--relations", type=_PATH, help="Where the relations are now.")
+@click.option("--relations", type=_PATH, help="Where the relations are now, if they were moved.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object of what was written.")
 def export(run_name: str, data: str | None, relations: Path | None, as_json: bool, **options: Any) -> None:
-    """Write the labels of RUN, a run folder or its name under runs/, for training or review.
+    """Write the labels of RUN for training or review.
 
-    Examples without a label are left out and counted. A run that is cut short or still going on gives its labels so
-    far.
+    RUN is a run folder or its name under runs/. Examples without a label are left out and counted. A run that is cut
+    short or still going on gives its labels so far.
     """
     from icm_api.run.export import ExportOptions, export_run
     from icm_api.run.load import load_run

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from icm_api.cli.options import with_options
+from icm_api.cli.completion import complete_file, complete_run
+from icm_api.cli.options import Sectioned, with_options
 from icm_api.cli.transfer import TRANSFER_OPTIONS, open_run, progress, read_settings
 from icm_api.cli.waiting import talk, until_done
 from icm_api.errors import ConfigError
@@ -18,9 +19,16 @@ if TYPE_CHECKING:
     from icm_api.run.label_new import NewLabels
 
 
-@click.command()
-@click.argument("new")
-@click.option("--from", "run_name", metavar="RUN", required=True, help="A run folder, or its name under runs/.")
+@click.command(cls=Sectioned)
+@click.argument("new", shell_complete=complete_file)
+@click.option(
+    "--from",
+    "run_name",
+    metavar="RUN",
+    required=True,
+    shell_complete=complete_run,
+    help="A run folder, or its name under runs/.",
+)
 @click.option("--out", type=click.Path(path_type=Path), help="Labels file (default: NEW's name with .labels.jsonl).")
 @click.option("--class-prior", help="Shares of the labels in NEW (default: those that the run found).")
 @with_options(TRANSFER_OPTIONS)

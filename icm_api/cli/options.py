@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from icm_api.cli.completion import complete_file, complete_provider, complete_task
+
 Command = Callable[..., Any]
 Decorator = Callable[[Command], Command]
 
@@ -29,60 +31,131 @@ class Pair(click.ParamType[tuple[str, str]]):
 _PATH = click.Path(path_type=Path)
 
 DATA_OPTIONS = (
-    click.option("--task", help="claims, truthfulqa, gsm8k, preference, classify, a TOML file, or module:Class."),
-    click.option("--labels", help="Label words, with commas. A boolean gold: false is the first, true the last."),
     click.option(
-        "--format", type=click.Choice(["jsonl", "csv", "parquet"]), help="Of the data, where the name does not tell."
+        "--task",
+        metavar="TASK",
+        shell_complete=complete_task,
+        help="A built-in task (see `icm-api tasks`), a TOML file, or module:Class.",
     ),
-    click.option("--id-column", help='Default: "id", or line numbers where there is no such column.'),
-    click.option("--text-column", help="Column of the text, for tasks with one field."),
-    click.option("--column", "columns", type=Pair(), multiple=True, help="FIELD=COLUMN, for any field of the task."),
-    click.option("--gold-column", help="For the reported accuracy; only gold-few-shot shows it to a model."),
-    click.option("--group-column", help="Examples of one group are siblings."),
-    click.option("--key-column", help="In a group: same key, same label; different keys, at most one true."),
+    click.option(
+        "--labels",
+        metavar="WORDS",
+        help="Label words, with commas. Of a boolean gold, false is the first and true the last.",
+    ),
+    click.option(
+        "--format",
+        type=click.Choice(["jsonl", "csv", "parquet"]),
+        help="Format of the data, where the file's name does not tell.",
+    ),
+    click.option(
+        "--id-column", metavar="COLUMN", help='Column of ids (default "id", or line numbers where there is none).'
+    ),
+    click.option("--text-column", metavar="COLUMN", help="Column of the text, for tasks with one field."),
+    click.option(
+        "--column",
+        "columns",
+        type=Pair(),
+        multiple=True,
+        metavar="FIELD=COLUMN",
+        help="Column of any field of the task. May be given several times.",
+    ),
+    click.option(
+        "--gold-column",
+        metavar="COLUMN",
+        help="Column of gold labels, for the reported accuracy; only gold-few-shot shows them to a model.",
+    ),
+    click.option("--group-column", metavar="COLUMN", help="Column of groups: examples of one group are siblings."),
+    click.option(
+        "--key-column",
+        metavar="COLUMN",
+        help="Column of keys. In a group: same key, same label; different keys, at most one true.",
+    ),
     click.option("--relations", type=_PATH, help="JSONL file of rules between examples."),
-    click.option("--limit", type=int, help="Only the first N examples."),
+    click.option("--limit", type=int, metavar="N", help="Take only the first N examples."),
 )
 
 PROVIDER_OPTIONS = (
-    click.option("--provider", help="local (default), a name from `providers`, or of a table in the --config file."),
-    click.option("--model", help="The host's name of the model; for local: a pinned name or a .gguf file."),
-    click.option("--base-url", help="Where the host answers, such as http://127.0.0.1:8080/v1."),
-    click.option("--api-key-env", help="Environment variable that holds the API key."),
+    click.option(
+        "--provider",
+        metavar="NAME",
+        shell_complete=complete_provider,
+        help="Whom to ask: local (default), another of `icm-api providers`, a table of the --config file, or "
+        "module:Class.",
+    ),
+    click.option(
+        "--model", metavar="NAME", help="The model, as the host names it; for local a pinned name or a .gguf file."
+    ),
+    click.option("--base-url", metavar="URL", help="Address of the host, such as http://127.0.0.1:8080/v1."),
+    click.option(
+        "--api-key-env",
+        metavar="VARIABLE",
+        help="Environment variable that holds the API key (default: see `providers`).",
+    ),
     click.option(
         "--route",
         type=click.Choice(["completions", "chat", "responses", "decisions", "votes"]),
-        help="How the host is asked (default: the provider's own). votes: counted answers, where no log-probs exist.",
+        help="How to ask the host (default: the provider's own way). votes: count answers, where no log-probs exist.",
     ),
-    click.option("--votes", type=int, help="Answers a question gets on the votes route (default 8)."),
-    click.option("--top-k", type=int, help="Candidates to ask for."),
-    click.option("--context-tokens", type=int, help="Longest prompt, where the host does not say."),
+    click.option("--votes", type=int, help="Answers to count for each question on the votes route (default 8)."),
+    click.option("--top-k", type=int, help="Likeliest tokens to ask for (default: the provider's own number)."),
+    click.option("--context-tokens", type=int, help="Longest prompt in tokens, where the host does not say."),
     click.option(
-        "--echo/--no-echo", default=None, help="The host returns the log-probs of prompts (default: together's does)."
+        "--echo/--no-echo",
+        default=None,
+        help="Whether the host returns the log-probs of prompts (default: what is known of the provider).",
     ),
-    click.option("--provider-option", "provider_options", type=Pair(), multiple=True, help="NAME=VALUE."),
-    click.option("--extra-body", help="JSON object whose members go into every request, for OpenAI-shaped hosts."),
-    click.option("--timeout-s", type=float, help="Seconds before a request counts as lost."),
-    click.option("--cache-dir", type=_PATH, help="Default: the user's cache folder, or ICM_API_CACHE_DIR."),
-    click.option("--config", "config_file", type=_PATH, envvar="ICM_API_CONFIG", help="TOML file of settings."),
+    click.option(
+        "--provider-option",
+        "provider_options",
+        type=Pair(),
+        multiple=True,
+        help="Setting that only this provider has. May be given several times.",
+    ),
+    click.option(
+        "--extra-body", metavar="JSON", help="Object whose members go into every request, for OpenAI-shaped hosts."
+    ),
+    click.option(
+        "--timeout-s", type=float, help="Seconds after which a request counts as lost (default: the provider's own)."
+    ),
+    click.option("--cache-dir", type=_PATH, help="Folder of replies and models (default: the user's cache folder)."),
+    click.option(
+        "--config",
+        "config_file",
+        type=_PATH,
+        envvar="ICM_API_CONFIG",
+        help="TOML file of settings, for what no flag or variable sets.",
+    ),
 )
 
 LIMIT_OPTIONS = (
-    click.option("--concurrency", type=int, help="Most requests at once (default 8); most steps ask one."),
+    click.option("--concurrency", type=int, help="Most requests at once (default 8); many steps have only one to ask."),
     click.option("--max-requests", type=int, help="Stop before passing this many paid requests."),
     click.option("--max-prompt-tokens", type=int, help="Stop before passing this many prompt tokens."),
-    click.option("--max-usd", help="Stop before passing this many US dollars; needs a known price or --price."),
-    click.option("--price", help="IN/OUT or IN/CACHED/OUT, in USD per million tokens."),
-    click.option("--cache/--no-cache", default=None, help="Keep replies, so that nothing is paid for twice."),
+    click.option(
+        "--max-usd", metavar="USD", help="Stop before passing this many US dollars; needs a known price or --price."
+    ),
+    click.option(
+        "--price",
+        metavar="PRICE",
+        help="IN/OUT or IN/CACHED/OUT, in USD per million tokens (default: the list price, where one is known).",
+    ),
+    click.option(
+        "--cache/--no-cache", default=None, help="Keep replies, so that nothing is paid for twice (default: yes)."
+    ),
 )
 
 RESUME_OPTIONS = (
-    click.option("--max-requests", type=int, help="A larger limit; what was spent before counts towards it."),
-    click.option("--max-prompt-tokens", type=int, help="The same for prompt tokens."),
-    click.option("--max-usd", help="The same for US dollars."),
-    click.option("--data", help="Where the data are now, if they were moved; what they hold must be the same."),
-    click.option("--relations", type=_PATH, help="Where the relations are now."),
-    click.option("--cache-dir", type=_PATH, help="Where the cache is now that has the run's replies."),
+    click.option("--max-requests", type=int, help="Larger limit on requests; what was spent before counts towards it."),
+    click.option("--max-prompt-tokens", type=int, help="Larger limit on prompt tokens."),
+    click.option("--max-usd", metavar="USD", help="Larger limit on US dollars."),
+    click.option(
+        "--data",
+        metavar="FILE",
+        shell_complete=complete_file,
+        help="Where the data are now, if they were moved; what they hold must be the same.",
+    ),
+    click.option("--relations", type=_PATH, help="Where the relations are now, if they were moved."),
+    click.option("--cache-dir", type=_PATH, help="Where the cache with the run's replies is now, if it was moved."),
 )
 
 METHODS = ("sweep", "anneal", "zero-shot", "random-few-shot", "bootstrap", "gold-few-shot")
@@ -94,45 +167,56 @@ SEARCH_OPTIONS = (
         help="sweep (default): a few passes that score all examples at once. anneal: Algorithm 1 of the ICM paper. "
         "Baselines: zero-shot, random-few-shot, bootstrap; gold-few-shot, a ceiling, shows gold labels.",
     ),
-    click.option("--seed", type=int, help="Of all random choices (default 0)."),
+    click.option("--seed", type=int, help="Seed of all random choices (default 0)."),
     click.option(
         "--class-prior",
+        metavar="LABEL=SHARE",
         help="Shares of the labels, such as spam=0.25; one may be left out. Without it sweep estimates them, and the "
         "baselines take the likeliest label as it is (bootstrap begins with even shares). Not for anneal.",
     ),
     click.option("--passes", type=int, help="sweep: most passes of a restart (default 6)."),
     click.option(
-        "--restarts", type=int, help="sweep: how many searches, the most informative of which counts (default 3)."
+        "--restarts", type=int, help="sweep: number of searches, of which the most informative counts (default 3)."
     ),
-    click.option("--pool", type=int, help="sweep: search on so many examples and label the rest from them."),
+    click.option(
+        "--pool", type=int, metavar="N", help="sweep: search on N examples (default all), label the rest from them."
+    ),
     click.option(
         "--alpha", type=float, help="Weight of predictability against a broken rule in the utility (default 50)."
     ),
     click.option("--seeds", type=int, help="anneal: examples that start with a random label (default 8)."),
     click.option(
-        "--fidelity", type=click.Choice(["reuse", "paper"]), help="anneal: paper scores every term at each change."
+        "--fidelity",
+        type=click.Choice(["reuse", "paper"]),
+        help="anneal: reuse (default) keeps terms until their next visit; paper scores all at each change.",
     ),
     click.option(
         "--objective",
         type=click.Choice(["mean", "paper-sum"]),
-        help="anneal: mean (default); a sum falls with each example and may stop short.",
+        help="anneal: mean (default), or the paper's sum, which falls with each example and may stop short.",
     ),
     click.option(
-        "--stop", type=click.Choice(["stable", "full"]), help="anneal: when labels rest (default) or all have one."
+        "--stop",
+        type=click.Choice(["stable", "full"]),
+        help="anneal: stop when no label changes (stable, the default) or every example has one (full).",
     ),
     click.option("--max-steps", type=int, help="anneal: most steps (default 20 an example)."),
     click.option(
-        "--order", type=click.Choice(["shared", "per-example"]), help="anneal: of demonstrations (default shared)."
+        "--order",
+        type=click.Choice(["shared", "per-example"]),
+        help="anneal: order of the demonstrations, shared by all (default) or another for each example.",
     ),
-    click.option("--keep-siblings", is_flag=True, default=None, help="Show an example the labels of its siblings."),
+    click.option("--keep-siblings", is_flag=True, default=None, help="Show an example the labels of its siblings too."),
     click.option(
-        "--max-demonstrations", type=int, help="Default: 256 (the paper's pool; bootstrap: 64), or as many as fit."
+        "--max-demonstrations",
+        type=int,
+        help="Most labelled examples in a prompt (default 256, as in the paper; bootstrap: 64); fewer if not all fit.",
     ),
-    click.option("--min-mass", type=float, help="Least probability the labels must hold together (default 1e-4)."),
+    click.option("--min-mass", type=float, help="Least probability that the labels must hold together (default 1e-4)."),
 )
 
 OUTPUT_OPTIONS = (
-    click.option("--out", type=_PATH, help="Labels file (default: labels.jsonl in the run folder)."),
+    click.option("--out", type=_PATH, help="File of labels (default: labels.jsonl in the run folder)."),
     click.option("--run-dir", type=_PATH, help="Folder of the run (default: runs/<id>)."),
     click.option("--report/--no-report", default=None, help="Write report.html in the run folder (default: yes)."),
     click.option(
@@ -147,7 +231,7 @@ DISPLAY_OPTIONS = (
         "--display",
         type=click.Choice(["rich", "plain", "none"]),
         envvar="ICM_API_DISPLAY",
-        help="Progress: rich on a terminal, else plain lines.",
+        help="How to show progress (default: rich on a terminal, else plain lines).",
     ),
     click.option("--json", "as_json", is_flag=True, help="Print one JSON object to standard output."),
 )
@@ -168,3 +252,40 @@ def given(flags: Mapping[str, Any]) -> dict[str, Any]:
     """The flags as settings: pairs become mappings, and what was not given is left out."""
     settings = {name: dict(v) if name in ("columns", "provider_options") else v for name, v in flags.items()}
     return {name: value for name, value in settings.items() if value is not None and value != {}}
+
+
+def _names(options: Sequence[Decorator]) -> frozenset[str]:
+    holder = click.Command("holder")
+    for option in options:
+        option(holder)
+    return frozenset(str(option.name) for option in holder.params)
+
+
+OTHERS = "Options"
+_SECTIONS = {
+    OTHERS: frozenset[str](),
+    "Data and task": _names(DATA_OPTIONS),
+    "Whom to ask": _names(PROVIDER_OPTIONS),
+    "Limits and cost": _names(LIMIT_OPTIONS),
+    "Method": _names(SEARCH_OPTIONS),
+    "Results": _names((*OUTPUT_OPTIONS, *DISPLAY_OPTIONS)),
+}
+
+
+class Sectioned(click.Command):
+    """A command whose many options stand under headings in its help."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        sections: dict[str, list[tuple[str, str]]] = {title: [] for title in _SECTIONS}
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx)
+            if isinstance(param, click.Option) and record is not None:
+                sections[_section(str(param.name))].append(record)
+        for title, records in sections.items():
+            if records:
+                with formatter.section(title):
+                    formatter.write_dl(records)
+
+
+def _section(option: str) -> str:
+    return next((title for title, names in _SECTIONS.items() if option in names), OTHERS)

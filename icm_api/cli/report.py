@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from icm_api.cli.completion import complete_run
 from icm_api.cli.waiting import talk
 from icm_api.errors import ConfigError, IcmError
 
@@ -26,13 +27,16 @@ _PATH = click.Path(path_type=Path)
 
 
 @click.command()
-@click.argument("run_name", metavar="RUN")
+@click.argument("run_name", metavar="RUN", shell_complete=complete_run)
 @click.option("--out", type=_PATH, help=f"File to write (default: {REPORT} in the run folder).")
 @click.option("--beside", multiple=True, metavar="RUN", help="Another run over the same data, to stand beside it.")
 @click.option("--charts", type=_PATH, metavar="FOLDER", help="Write the charts as SVG files too.")
 @click.option("--data", help="Where the data are now, if they were moved; what they hold must be the same.")
 def report(run_name: str, out: Path | None, beside: Sequence[str], charts: Path | None, data: str | None) -> None:
-    """Write a page about RUN, a run folder or its name under runs/: one file that needs no network."""
+    """Write a page about RUN: one file that needs no network.
+
+    RUN is a run folder or its name under runs/.
+    """
     found = _load(run_name, data)
     others = [_summary(_load(name, data)) for name in beside]
     path = out or found.path / REPORT
@@ -42,10 +46,13 @@ def report(run_name: str, out: Path | None, beside: Sequence[str], charts: Path 
 
 
 @click.command()
-@click.argument("run_names", metavar="RUN RUN...", nargs=-1, required=True)
+@click.argument("run_names", metavar="RUN RUN...", nargs=-1, required=True, shell_complete=complete_run)
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
 def compare(run_names: Sequence[str], as_json: bool) -> None:
-    """Compare runs over the same data: accuracy, cost, and where their labels differ. The first is the yardstick."""
+    """Compare runs over the same data.
+
+    Shows accuracy and cost, and where their labels differ. The first is the yardstick.
+    """
     from icm_api.core.agreement import agreement
 
     if len(run_names) < 2:

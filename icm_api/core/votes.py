@@ -44,6 +44,13 @@ def wilson_interval(hits: float, n: float, z: float = 1.96) -> tuple[float, floa
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
+def sign_test(gained: int, lost: int) -> float:
+    """Two-sided exact p of McNemar's test: how often fair coins split `gained` + `lost` changes as unevenly as this."""
+    n, fewer = gained + lost, min(gained, lost)
+    ways = sum(math.comb(n, k) for k in range(fewer + 1))
+    return min(1.0, 2 * ways / (1 << n))
+
+
 def largest_log_odds(k: int) -> float:
     """Of one label against another, in nats, that k votes can show: when all are for one of the two."""
     return math.log((k + PRIOR_VOTES) / PRIOR_VOTES)

@@ -19,7 +19,8 @@ N_TICKS = 4
 STYLE = (
     "text{font:11px system-ui,sans-serif;fill:#444}.axis{stroke:#999}.grid{stroke:#ddd}.line{fill:none;stroke-width:2}"
     ".c0{stroke:#2563eb;fill:#2563eb}.c1{stroke:#d97706;fill:#d97706}.c2{stroke:#059669;fill:#059669}"
-    ".c3{stroke:#9333ea;fill:#9333ea}.line{fill:none}.ideal{stroke:#999;stroke-dasharray:4 3;fill:none}"
+    ".c3{stroke:#9333ea;fill:#9333ea}.line{fill:none}.whisker{stroke:#444;stroke-width:2}"
+    ".ideal{stroke:#999;stroke-dasharray:4 3;fill:none}"
 )
 
 
@@ -71,6 +72,33 @@ def bar_chart(title: str, values: Sequence[float], *, low: float, high: float, x
         for k, value in enumerate(values)
     ]
     return _figure(title, [_axes(x, y, x_label), *bars])
+
+
+def interval_chart(title: str, bars: Sequence[tuple[str, float, float, float]]) -> Markup:
+    """A bar for each (name, share, low, high), 0 to 1, with its interval as a whisker."""
+    x, y = _scales(0.0, float(len(bars)), 0.0, 1.0)
+    parts = [_rule("grid", LEFT, y(tick), WIDTH - RIGHT, y(tick)) for tick in _ticks(0.0, 1.0)]
+    parts += [_text(LEFT - 4, y(tick) + 4, f"{tick:g}", "end") for tick in _ticks(0.0, 1.0)]
+    for k, (name, share, low, high) in enumerate(bars):
+        left, middle = x(k + 0.2), x(k + 0.5)
+        parts.append(
+            Markup(
+                '<rect class="c{}" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"><title>{}</title></rect>'
+            ).format(
+                k % 4,
+                left,
+                y(share),
+                x(k + 0.8) - left,
+                y(0) - y(share),
+                f"{name}: {share:.3f} ({low:.3f} to {high:.3f})",
+            )
+        )
+        parts += [
+            _rule("whisker", middle, y(low), middle, y(high)),
+            _text(middle, y(high) - 4, f"{share:.2f}", "middle"),
+        ]
+        parts.append(_text(middle, y(0) + 14, name, "middle"))
+    return _figure(title, [*parts, _rule("axis", LEFT, y(0), WIDTH - RIGHT, y(0))])
 
 
 def reliability_chart(title: str, bins: Sequence[tuple[float, float, int]]) -> Markup:

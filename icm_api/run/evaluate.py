@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -22,16 +22,16 @@ from icm_api.core.labels import argmax_label
 from icm_api.core.votes import sign_test, wilson_interval
 from icm_api.data.problems import raise_problems
 from icm_api.errors import ConfigError, DataError, OutOfReachError
-from icm_api.providers.base import Provider
 from icm_api.run.compose import Say, open_client
 from icm_api.run.job import Job, prepare
 from icm_api.run.load import LoadedRun
 from icm_api.run.methods import Tools
 from icm_api.run.plan import estimate_queries, in_words, look_out
-from icm_api.run.transfer import Transfer, beside, demonstrations
+from icm_api.run.transfer import Transfer, beside, demonstrations, other_model
 
 Condition = Literal["zero-shot", "random labels", "run's labels", "gold labels"]
-OWN: Condition = "run's labels"
+CONDITIONS: tuple[Condition, ...] = get_args(Condition)
+ZERO_SHOT, OWN = CONDITIONS[0], CONDITIONS[2]
 NOISE = 0.05
 """A difference that chance makes at least so often is within noise."""
 
@@ -78,6 +78,15 @@ class Evaluation:
     model: str
     notes: tuple[str, ...]
 
+    @property
+    def intervals(self) -> list[tuple[str, float, float, float]]:
+        """(condition, accuracy, low, high) of those that were measured."""
+        return [
+            (bar.condition, bar.accuracy, bar.low, bar.high)
+            for bar in self.bars
+            if bar.accuracy is not None and bar.low is not None and bar.high is not None
+        ]
+
     def as_json(self) -> dict[str, Any]:
         return {
             "model": self.model,
@@ -113,10 +122,12 @@ async def evaluate(
     test = prepare(config)
     _refuse_seen(loaded.job, test)
     asked = _asked(test, n, config.seed)
-    transfer = beside(loaded, test, demonstrations(loaded, most))
+    chosen = demonstrations(loaded, most)
+    transfer = beside(loaded, test, chosen)
     async with open_client(config, environ, say) as client:
         outlook = await look_out(transfer.job, client.provider)
-        questions, left_out = _questions(loaded, transfer, outlook.tools, [transfer.new[i] for i in asked])
+        labels, left_out = _labels_shown(loaded, chosen)
+        questions = _questions(transfer, outlook.tools, [transfer.new[i] for i in asked], labels)
         if say:
             every = [query for queries in questions.values() for query in queries]
             say(in_words(estimate_queries(outlook, "eval", every)))
@@ -127,10 +138,10 @@ async def evaluate(
             differences=tuple(_differences(right)),
             test=len(asked),
             without_gold=sum(label is None for label in test.dataset.gold or ()),
-            demonstrations=len(next((q[0].demonstrations for c, q in questions.items() if c == OWN), ())),
+            demonstrations=max(len(query.demonstrations) for query in questions[OWN]),
             counts=client.snapshot(),
             model=client.provider.model,
-            notes=(*outlook.tools.scorer.notes, *_other_model(loaded, client.provider)),
+            notes=(*outlook.tools.scorer.notes, *other_model(loaded, client.provider)),
         )
 
 
@@ -166,24 +177,77 @@ def _asked(test: Job, n: int | None, seed: int) -> list[int]:
     return sorted(np.random.default_rng([seed, n]).permutation(known)[:n].tolist())
 
 
-def _questions(
-    loaded: LoadedRun, transfer: Transfer, tools: Tools, asked: Sequence[int]
-) -> tuple[dict[Condition, list[Query]], dict[Condition, str]]:
-    """The questions of each condition, and why others are left out."""
-    shown = transfer.shown
-    own = [label for i in shown if (label := transfer.labels[i]) is not None]
+def _labels_shown(
+    loaded: LoadedRun, chosen: Sequence[int]
+) -> tuple[dict[Condition, Sequence[int]], dict[Condition, str]]:
+    """The labels that the demonstrations have under each condition, and why others are left out."""
+    n, n_labels, gold = len(chosen), len(loaded.job.label_names), loaded.job.dataset.gold
     labels: dict[Condition, Sequence[int]] = {
-        "random labels": random_labels(len(shown), transfer.job.problem.n_labels, seed=transfer.job.config.seed),
-        OWN: own,
+        "random labels": random_labels(n, n_labels, seed=loaded.job.config.seed),
+        OWN: _known(loaded.labels, chosen),
     }
-    left_out: dict[Condition, str] = {}
-    gold = _gold_of(loaded, [example.id for example in transfer.job.examples[: len(shown)]])
-    if None in gold:
-        left_out["gold labels"] = f"the run's data have no gold label for {gold.count(None)} of the demonstrations"
-    else:
-        labels["gold labels"] = [label for label in gold if label is not None]
-    questions: dict[Condition, list[Query]] = {"zero-shot": [Query(i, ()) for i in asked]}
+    if gold is None:
+        return labels, {"gold labels": "the run's data have no gold labels"}
+    right = _known(gold, chosen)
+    if len(right) < n:
+        return labels, {"gold labels": f"{n - len(right)} of the {n} examples shown have no gold label"}
+    return {**labels, "gold labels": right}, {}
+
+
+def _known(labels: Sequence[int | None], chosen: Sequence[int]) -> list[int]:
+    return [label for i in chosen if (label := labels[i]) is not None]
+
+
+def _questions(
+    transfer: Transfer, tools: Tools, asked: Sequence[int], labels: Mapping[Condition, Sequence[int]]
+) -> dict[Condition, list[Query]]:
+    shown, questions = transfer.shown, {ZERO_SHOT: [Query(i, ()) for i in asked]}
     for condition, given in labels.items():
         shown_with = dict(zip(shown, given, strict=True))
         questions[condition] = tools.chains.queries(shown, shown_with, asked, most=len(shown))
-    return questions, left_out
+    return questions
+
+
+async def _answers(
+    questions: Mapping[Condition, Sequence[Query]],
+    tools: Tools,
+    gold: Sequence[int],
+    done: Callable[[int, int], None],
+) -> tuple[dict[Condition, list[bool]], dict[Condition, str]]:
+    """Which questions are answered right, by condition; and why a condition has no answers."""
+    right: dict[Condition, list[bool]] = {}
+    failed: dict[Condition, str] = {}
+    total = len(gold) * len(questions)
+    for k, (condition, queries) in enumerate(questions.items(), start=1):
+        try:
+            scores = await tools.scorer.score(queries)
+        except OutOfReachError as error:  # before it has seen a label written, a model may name none
+            failed[condition] = str(error)
+        else:
+            right[condition] = [argmax_label(score) == label for score, label in zip(scores, gold, strict=True)]
+        done(k * len(gold), total)
+    return right, failed
+
+
+def _bars(right: Mapping[Condition, Sequence[bool]], without: Mapping[Condition, str]) -> list[Bar]:
+    return [
+        _bar(condition, right[condition]) if condition in right else Bar(condition, note=without[condition])
+        for condition in CONDITIONS
+    ]
+
+
+def _bar(condition: Condition, right: Sequence[bool]) -> Bar:
+    low, high = wilson_interval(sum(right), len(right))
+    return Bar(condition, sum(right) / len(right), low, high)
+
+
+def _differences(right: Mapping[Condition, Sequence[bool]]) -> list[Difference]:
+    if OWN not in right:
+        return []
+    return [_difference(right[OWN], condition, other) for condition, other in right.items() if condition != OWN]
+
+
+def _difference(own: Sequence[bool], against: Condition, other: Sequence[bool]) -> Difference:
+    gained = sum(a and not b for a, b in zip(own, other, strict=True))
+    lost = sum(b and not a for a, b in zip(own, other, strict=True))
+    return Difference(against, (gained - lost) / len(own), gained, lost, sign_test(gained, lost))

@@ -27,7 +27,7 @@ from icm_api.run.methods import Tools
 from icm_api.run.outcome import LabelRow, final_finding, label_rows
 from icm_api.run.plan import estimate_queries, in_words, look_out
 from icm_api.run.runner import Place
-from icm_api.run.transfer import Transfer, beside, demonstrations
+from icm_api.run.transfer import Transfer, beside, demonstrations, other_model
 from icm_api.types import LabelScore
 
 Done = Callable[[int, int], None]
@@ -41,6 +41,7 @@ class NewLabels:
     rows: tuple[LabelRow, ...]
     out: Path
     demonstrations: int
+    """At most, before a question: its siblings are left out, and what does not fit."""
     shares: Mapping[str, float] | None
     """Of the labels, that the answers were calibrated to; None: they were not."""
     counts: Snapshot
@@ -96,9 +97,9 @@ async def label_new(
         write_jsonl(out, (asdict(row) for row in rows))
         if error is not None:
             error.add_note(f"the labels found so far are in {out}; the same command goes on from the cache")
-        notes = (*asking.notes, *outlook.tools.scorer.notes, *_other_model(loaded, client.provider.identity))
+        notes = (*asking.notes, *outlook.tools.scorer.notes, *other_model(loaded, client.provider))
         shares = asking.shares_by_name if asking.calibrates else None
-        return NewLabels(tuple(rows), out, len(transfer.shown), shares, client.snapshot(), notes, error)
+        return NewLabels(tuple(rows), out, asking.demonstrations, shares, client.snapshot(), notes, error)
 
 
 class _Asking:
@@ -116,6 +117,10 @@ class _Asking:
     @property
     def queries(self) -> list[Query]:
         return [query for batch in self.batches for query in batch]
+
+    @property
+    def demonstrations(self) -> int:
+        return max(len(query.demonstrations) for query in self.queries)
 
     async def ask(self, done: Done) -> IcmError | None:
         """Ask all; what cut it short."""
@@ -175,9 +180,3 @@ def _checked_out(loaded: LoadedRun, config: RunConfig) -> Path:
     if out.absolute() == run_labels.absolute():
         raise ConfigError(f"--out: {out} holds the run's own labels; name another file")
     return out
-
-
-def _other_model(loaded: LoadedRun, identity: Mapping[str, Any]) -> list[str]:
-    if dict(identity) == dict(loaded.manifest.provider):
-        return []
-    return ["the model or host asked is not the one that made the run's labels"]

@@ -10,6 +10,7 @@ from icm_api.config import HOST_KEYS, RunConfig
 from icm_api.core.demonstrations import choose_demonstrations
 from icm_api.core.relations import pins
 from icm_api.errors import DataError
+from icm_api.providers.base import Provider
 from icm_api.run.job import Job, checked_problem
 from icm_api.run.load import LoadedRun
 from icm_api.run.resume import settings
@@ -99,3 +100,9 @@ def beside(loaded: LoadedRun, new: Job, shown: Sequence[int]) -> Transfer:
     return Transfer(
         job, tuple(range(len(shown))), (*labels, *(None,) * len(new.examples)), range(len(old), len(examples))
     )
+
+
+def other_model(loaded: LoadedRun, provider: Provider) -> tuple[str, ...]:
+    """A note where the provider is not the one that made the run's labels."""
+    same = dict(provider.identity) == dict(loaded.manifest.provider)
+    return () if same else ("the model or host asked is not the one that made the run's labels",)

@@ -37,9 +37,9 @@ def environ(folder: Path) -> dict[str, str]:
     return {**clean, "ICM_API_CACHE_DIR": str(folder / "cache")}
 
 
-def first_line(process: subprocess.Popen[str]) -> str:
+def wait_until_it_says(process: subprocess.Popen[str], text: str) -> None:
     assert process.stderr is not None
-    return process.stderr.readline()
+    assert any(text in line for line in process.stderr)
 
 
 def the_rest(process: subprocess.Popen[str]) -> str:
@@ -64,7 +64,7 @@ def test_an_interrupted_run_lets_what_is_in_the_air_arrive_and_says_how_to_go_on
     tmp_path, method, latency_s, first, sent
 ):
     with running(tmp_path, method, latency_s) as process:
-        assert first in first_line(process)
+        wait_until_it_says(process, first)
         process.send_signal(sent)
         said = the_rest(process)
     assert process.returncode == 130
@@ -90,7 +90,7 @@ def test_a_second_signal_stops_at_once_and_saves_too(tmp_path):
             assert time.monotonic() < deadline
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
-        assert "stopping when what is in the air has arrived" in first_line(process)
+        wait_until_it_says(process, "stopping when what is in the air has arrived")
         started_s = time.monotonic()
         process.send_signal(signal.SIGINT)
         said = the_rest(process)

@@ -105,7 +105,7 @@ def test_an_example_is_not_shown_labels_of_its_own_group(icm, write, run, monkey
 
     monkeypatch.setattr(Synthetic, "_next_token", recording)
     write("new.jsonl", [{"id": f"n{i}", "text": f"a new review {i}", "group": str(i)} for i in range(30)])
-    assert icm("label", "new.jsonl", "--from", "run", "--json").code == 0
+    assert icm("label", "new.jsonl", "--from", "run", "--demonstrations", "16").code == 0
     groups = {f"review number {i}": i // 2 for i in range(60)}
     sizes = set()
     for prompt in asked:
@@ -114,7 +114,7 @@ def test_an_example_is_not_shown_labels_of_its_own_group(icm, write, run, monkey
         sizes.add(len(prompt.demonstrations))
         assert len(shown) == len(prompt.demonstrations)
         assert own not in shown
-    assert len(sizes) > 1, "only the siblings are left out"
+    assert 16 in sizes > {16}, "only the siblings are left out"
 
 
 def test_demonstrations_are_as_many_of_each_label(icm, write, run, monkeypatch):

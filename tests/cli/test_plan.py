@@ -94,7 +94,9 @@ def test_a_run_says_what_was_planned_what_was_asked_and_what_it_cost(icm, review
     summary = done.json
     tokens = summary["prompt_tokens"]
     assert (summary["planned_requests"], summary["planned_prompt_tokens"]) == (12, tokens)
-    assert f"plan: 12 requests, about {tokens} prompt tokens, $0.1080; asked 12 (100%), {tokens} tokens (100%)" in done.err
+    assert (
+        f"plan: 12 requests, about {tokens} prompt tokens, $0.1080; asked 12 (100%), {tokens} tokens (100%)" in done.err
+    )
     assert done.err.startswith(f"plan: 12 requests, about {tokens} prompt tokens, $0.1080"), "before anything is spent"
     assert float(summary["cost_usd"]) == pytest.approx((tokens + 12) / 1000)
     assert summary["planned_cost_usd"] == summary["cost_usd"]

@@ -7,7 +7,10 @@ RUN = ("--task", "classify", "--labels", "negative,positive", "--provider", "syn
 
 
 def rows(file, n=24, **changes):
-    lines = [{"id": f"r{i}", "text": f"text {i} of some length", "gold": ["negative", "positive"][i % 2]} | changes for i in range(n)]
+    lines = [
+        {"id": f"r{i}", "text": f"text {i} of some length", "gold": ["negative", "positive"][i % 2]} | changes
+        for i in range(n)
+    ]
     file.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     return str(file)
 

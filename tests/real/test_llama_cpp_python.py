@@ -29,8 +29,11 @@ pytestmark = [
     ),
 ]
 
-SAME_NATS = 0.1
-"""Between two builds of llama.cpp. Measured: 0.04 for the mean of the labels' log-odds, other kernels."""
+SAME_NATS = 0.2
+"""Measured: 0.09 within one server, which evaluates a sequence in other batches than its last token."""
+SAME_SHARE = 0.1
+"""Of the probability, between two builds of llama.cpp, whose kernels round quantised weights differently. In nats that
+is most for labels that are unlikely: 0.51 was seen, at a probability of 0.001."""
 STARTS_WITHIN_S = 60
 LABELS = (Label("animal", " animal"), Label("object", " object"))
 WORDS = re.findall(
@@ -98,12 +101,11 @@ async def test_labels_are_those_of_the_native_route(as_it_is, local_server: Loca
     theirs = await scores(adapter(as_it_is), 32)
     assert not any(any(score.bounded) for score in theirs)
     pairs = list(zip(native, theirs, strict=True))
-    apart = [max(abs(a - b) for a, b in zip(*(s.logprobs_nats for s in pair), strict=True)) for pair in pairs]
+    shares = [[[math.exp(nats) for nats in score.logprobs_nats] for score in pair] for pair in pairs]
+    apart = max(abs(a - b) for one, other in shares for a, b in zip(one, other, strict=True))
     changed = [_margin(one) for one, other in pairs if argmax_label(one) != argmax_label(other)]
-    print(
-        f"{len(pairs)} examples: {len(changed)} other labels (margins {changed}), at most {max(apart):.4f} nats apart"
-    )
-    assert max(apart) < SAME_NATS
+    print(f"{len(pairs)} examples: {len(changed)} other labels (margins {changed}), shares differ by up to {apart:.4f}")
+    assert apart < SAME_SHARE
     assert all(margin < SAME_NATS for margin in changed)
 
 
