@@ -37,7 +37,7 @@ def test_each_method_writes_the_same_files(icm, reviews, method):
     assert [row["id"] for row in rows] == [f"r{i}" for i in range(12)]
     assert all(0 < row["confidence"] <= 1 and 0 < row["mass"] <= 1 for row in rows)
     assert {path.name for path in Path("run").iterdir()} == {
-        *("manifest.json", "inputs.jsonl", "journal.jsonl", "state.json", "labels.jsonl", "summary.json")
+        *("manifest.json", "inputs.jsonl", "journal.jsonl", "state.json", "labels.jsonl", "summary.json", "report.html")
     }
 
 
