@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from icm_api.cli.completion import PROGRAM, complete_file, complete_run, complete_task, completion
+from icm_api.cli.audit import audit
 from icm_api.cli.evaluate import evaluate
 from icm_api.cli.export import export
 from icm_api.cli.label import label
@@ -223,6 +224,7 @@ def demo(config_file: Path | None, display: str | None, as_json: bool, **flags: 
 cli.add_command(export)
 cli.add_command(label)
 cli.add_command(evaluate)
+cli.add_command(audit)
 cli.add_command(report)
 cli.add_command(compare)
 cli.add_command(completion)

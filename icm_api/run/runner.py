@@ -444,11 +444,12 @@ class _Run:
 
     def _journal_line(self, step: Step) -> dict[str, Any]:
         ids, names = [example.id for example in self.job.examples], self.job.label_names
+        labels = step.labels  # once: a method may gather them anew each time it is asked
         return {
             "step": step.step,
             "changed": [ids[i] for i in step.changed],
-            "labels": [names[k] for i in step.changed if (k := step.labels[i]) is not None],
-            "labelled": _labelled(step.labels),
+            "labels": [names[k] for i in step.changed if (k := labels[i]) is not None],
+            "labelled": _labelled(labels),
             "asked": step.asked,
             "gap_nats": step.gap_nats,
             **step.record(ids),

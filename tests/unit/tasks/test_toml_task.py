@@ -154,7 +154,7 @@ def test_every_wrong_key_is_told_at_once(load):
 def test_a_missing_file_an_unknown_name_and_bad_bytes_are_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"none\.toml: no such file"):
         load_task(tmp_path / "none.toml")
-    with pytest.raises(ConfigError, match="unknown task 'claim'. Did you mean 'claims'. Built in: claims, classify"):
+    with pytest.raises(ConfigError, match=r"unknown task 'claim'\. Did you mean 'claims'\? Built in: claims, classify"):
         load_task("claim")
     (tmp_path / "bad.toml").write_bytes(b"\xff")
     with pytest.raises(ConfigError, match=r"bad\.toml: not valid TOML"):

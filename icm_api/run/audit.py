@@ -1,0 +1,69 @@
+"""A person's answers about a run's labels: which examples to show, the sheet to fill in, and what the answers tell."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from icm_api.core.audit import Audit, audit, choose
+from icm_api.data.answers import load_answers
+from icm_api.data.exports import csv_text
+from icm_api.data.writers import write_json, write_jsonl, write_text
+from icm_api.errors import ConfigError, DataError
+from icm_api.run.load import LoadedRun
+
+RESULT, ANSWERS = "audit.json", "answers.jsonl"
+
+
+def examples_to_ask(loaded: LoadedRun, n: int, *, seed: int) -> list[int]:
+    """Labelled examples for a person to judge, see `icm_api.core.audit.choose`. Raises DataError when there are none."""
+    asked = choose(_confidences(loaded), n, seed=seed)
+    if not asked:
+        raise DataError(f"{loaded.path}: the run has labelled no example, so there is nothing to ask about")
+    return asked
+
+
+def write_sheet(path: Path, loaded: LoadedRun, asked: Sequence[int]) -> None:
+    """A CSV with an empty column `label` to fill in. What the model said is not in it, so that it sways nobody; no text
+    can run as a formula. Raises ConfigError rather than replace a file, which may hold answers."""
+    if path.exists():
+        raise ConfigError(f"--csv: {path} exists, and may hold answers; name another file")
+    choices = " | ".join(loaded.job.label_names)
+    rows = [
+        {"id": loaded.job.examples[i].id, "label": "", "text": loaded.job.texts[i], "labels": choices} for i in asked
+    ]
+    text, _ = csv_text(rows)
+    write_text(path, text)
+
+
+def read_sheet(path: Path, loaded: LoadedRun) -> dict[int, int]:
+    """The answers of a sheet that was filled in: example -> label."""
+    ids = {example.id: i for i, example in enumerate(loaded.job.examples)}
+    return load_answers(path, ids, loaded.job.label_names)
+
+
+def judge(loaded: LoadedRun, answers: Mapping[int, int], *, aim: float) -> Audit:
+    """What the answers tell; kept in the run's folder with the answers themselves, which `--pin` takes. Raises DataError
+    when no labelled example was answered."""
+    try:
+        found = audit(loaded.labels, _confidences(loaded), answers, n_labels=len(loaded.job.label_names), aim=aim)
+    except ValueError:
+        raise DataError("no example that the run labelled was answered, so nothing can be told") from None
+    write_json(loaded.path / RESULT, as_json(loaded, found))
+    names = loaded.job.label_names
+    write_jsonl(
+        loaded.path / ANSWERS,
+        ({"id": loaded.job.examples[i].id, "label": names[label]} for i, label in sorted(answers.items())),
+    )
+    return found
+
+
+def as_json(loaded: LoadedRun, found: Audit) -> dict[str, Any]:
+    return {"run": loaded.manifest.run_id, **asdict(found)}
+
+
+def _confidences(loaded: LoadedRun) -> list[float | None]:
+    """Of the labels; None where an example has none."""
+    return [None if row.label is None else row.confidence for row in loaded.rows]

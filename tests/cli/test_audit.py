@@ -1,0 +1,115 @@
+"""`icm-api audit`: a person's answers about a run's labels."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+SETTINGS = ("--task", "classify", "--labels", "negative,positive", "--provider", "synthetic", "--run-dir", "run")
+
+
+@pytest.fixture
+def run(icm, write):
+    """A finished run over sixty examples, one of which a spreadsheet would take for a formula."""
+    write("data.jsonl", [{"id": f"={i}" if i == 7 else f"r{i}", "text": f"=SUM({i})"} for i in range(60)])
+    assert icm("run", "data.jsonl", *SETTINGS).code == 0
+    return {row["id"]: row for row in map(json.loads, Path("run/labels.jsonl").read_text().splitlines())}
+
+
+def sheet(path="sheet.csv"):
+    with Path(path).open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def fill(rows, label_of, path="filled.csv"):
+    with Path(path).open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows({**row, "label": label_of(row["id"])} for row in rows)
+    return path
+
+
+@pytest.fixture
+def at_terminal(monkeypatch):
+    """`at_terminal("12s1q")`: a person who presses these keys."""
+
+    def press(keys):
+        left = iter(keys)
+        monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+        monkeypatch.setattr("click.getchar", lambda: next(left))
+
+    return press
+
+
+def test_a_sheet_shows_texts_and_never_what_the_model_said(icm, run):
+    assert icm("audit", "run", "--n", "20", "--csv", "sheet.csv").code == 0
+    rows = sheet()
+    assert len(rows) == 20
+    assert set(rows[0]) == {"id", "label", "text", "labels"}
+    assert {row["label"] for row in rows} == {""}
+    assert {row["labels"] for row in rows} == {"negative | positive"}
+
+
+def test_no_cell_of_the_sheet_can_run_as_a_formula(icm, run):
+    icm("audit", "run", "--n", "60", "--csv", "sheet.csv")
+    cells = [cell for row in sheet() for cell in row.values()]
+    assert not any(cell.startswith(("=", "+", "-", "@", "\t", "\r")) for cell in cells)
+    assert any(cell == "'=7" for cell in cells)
+
+
+def test_a_sheet_filled_in_gives_the_accuracy(icm, run):
+    icm("audit", "run", "--n", "60", "--csv", "sheet.csv")
+    filled = fill(sheet(), lambda name: run[name.lstrip("'")]["label"])
+    done = icm("audit", "run", "--answers", filled, "--json")
+    assert done.code == 0
+    assert done.json["whole"]["accuracy"] == pytest.approx(1.0)
+    assert (done.json["whole"]["answered"], done.json["polarity"]) == (60, "right")
+    assert json.loads(Path("run/audit.json").read_text()) == done.json
+    kept = [json.loads(line) for line in Path("run/answers.jsonl").read_text().splitlines()]
+    assert {row["id"]: row["label"] for row in kept} == {name: row["label"] for name, row in run.items()}
+
+
+def test_labels_the_wrong_way_round_are_told(icm, run):
+    icm("audit", "run", "--n", "30", "--csv", "sheet.csv")
+    other = {"negative": "positive", "positive": "negative"}
+    filled = fill(sheet(), lambda name: other[run[name.lstrip("'")]["label"]])
+    done = icm("audit", "run", "--answers", filled)
+    assert "polarity: turned round" in done.out
+    assert "no confidence from which on 90% of the labels are right" in done.out
+
+
+def test_all_problems_of_a_sheet_are_told_at_once(icm, write, run):
+    write("bad.csv", "id,label\nr1,positive\nr1,negative\nnobody,positive\nr2,perhaps\nr3,\n")
+    done = icm("audit", "run", "--answers", "bad.csv")
+    assert done.code == 2
+    assert "bad.csv:3: id 'r1' has a label already" in done.err
+    assert "bad.csv:4: unknown id 'nobody'" in done.err
+    assert "bad.csv:5: unknown label 'perhaps'; labels: negative, positive" in done.err
+
+
+def test_an_empty_sheet_tells_nothing_and_says_so(icm, run):
+    icm("audit", "run", "--csv", "sheet.csv")
+    done = icm("audit", "run", "--answers", "sheet.csv")
+    assert (done.code, "nothing can be told" in done.err) == (2, True)
+
+
+def test_a_sheet_is_not_written_over(icm, run):
+    icm("audit", "run", "--csv", "sheet.csv")
+    before = Path("sheet.csv").read_bytes()
+    done = icm("audit", "run", "--n", "5", "--csv", "sheet.csv")
+    assert (done.code, Path("sheet.csv").read_bytes()) == (2, before)
+
+
+def test_one_key_answers_and_others_skip_or_stop(icm, run, at_terminal):
+    at_terminal("1?2s1q")
+    done = icm("audit", "run", "--n", "20", "--json")
+    assert (done.code, done.json["whole"]["answered"]) == (0, 3)
+    assert "1 of 20" in done.err
+    assert "[1] negative  [2] positive  [s] skip  [q] stop" in done.err
+    assert "press one of" in done.err
+
+
+def test_without_a_terminal_a_sheet_is_offered(icm, run):
+    done = icm("audit", "run")
+    assert (done.code, "use --csv FILE, then --answers FILE" in done.err) == (2, True)
