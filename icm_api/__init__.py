@@ -5,7 +5,10 @@
     for row in result.rows:
         print(row.id, row.label, row.confidence)
 
-`icm_api.alabel` is the same for asynchronous code. The command line is `icm-api`.
+`icm_api.alabel` is the same for asynchronous code. Both take the flags of `icm-api run` as keywords, such as
+`provider="together"`, `model=...`, `max_usd=2`, and fill in the rest from ICM_API_* variables. Of a result, `summary`
+has the verdict, warnings and cost; `run_dir` is the run's folder. The command line is `icm-api`; checks for adapters of
+your own are in `icm_api.testing`.
 """
 
 from __future__ import annotations

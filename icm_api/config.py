@@ -134,6 +134,7 @@ class RunConfig(ProviderConfig):
     group_column: str | None = None
     key_column: str | None = None
     relations: Path | None = None
+    pin: Path | None = None
     limit: int | None = Field(None, ge=2)
 
     # how to search
@@ -157,6 +158,7 @@ class RunConfig(ProviderConfig):
     # where results go
     run_dir: Path | None = None
     out: Path | None = None
+    abstain_below: float | None = Field(None, gt=0, le=1)
     report: bool = True
     fail_on: Literal["doubtful", "failed"] | None = None
 
@@ -227,8 +229,10 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: no such configuration file") from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # broken TOML, not UTF-8, or a number of thousands of digits
         raise ConfigError(f"{path}: not valid TOML: {error}") from None
+    except RecursionError:
+        raise ConfigError(f"{path}: not valid TOML: nested too deeply") from None
 
 
 def _from_environ(environ: Mapping[str, str], key_variable: str) -> dict[str, str]:

@@ -197,9 +197,12 @@ class ChoiceReply:
 
     shares: tuple[float, ...]
     """One per label in the order offered, summing to 1: a single 1 where the host gave one answer, its own
-    probabilities where it states them."""
+    probabilities where it states them. Empty: the answer names none of the labels, which is an answer too; it was
+    paid for, and drawing it anew until it fits would favour what is easily said."""
     usage: Usage
     model: str
+    said: str = ""
+    """For people: what was answered in place of a label, where `shares` is empty."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,8 @@ from typing import Any
 
 import click
 
-from icm_api.cli.completion import PROGRAM, complete_file, complete_run, complete_task, completion
 from icm_api.cli.audit import audit
+from icm_api.cli.completion import PROGRAM, complete_file, complete_run, complete_task, completion
 from icm_api.cli.evaluate import evaluate
 from icm_api.cli.export import export
 from icm_api.cli.label import label
@@ -31,6 +31,7 @@ from icm_api.cli.options import (
     with_options,
 )
 from icm_api.cli.report import compare, report, write_report
+from icm_api.cli.tune import tune
 from icm_api.cli.waiting import talk, until_done
 from icm_api.errors import IcmError, VerdictError
 
@@ -222,6 +223,7 @@ def demo(config_file: Path | None, display: str | None, as_json: bool, **flags: 
 
 
 cli.add_command(export)
+cli.add_command(tune)
 cli.add_command(label)
 cli.add_command(evaluate)
 cli.add_command(audit)

@@ -122,8 +122,8 @@ class _Watch:
 def describe(summary: Summary) -> str:
     """The end of a run in a few lines."""
     lines = [
-        f"{summary.labelled} of {summary.examples} examples labelled ({summary.stop_reason}, {summary.wall_s:.1f} s): "
-        + _shares(summary.label_shares),
+        f"{summary.labelled} of {summary.examples} examples labelled{_but(summary)} "
+        f"({summary.stop_reason}, {summary.wall_s:.1f} s): " + _shares(summary.label_shares),
         f"U = {summary.utility:.2f}; a label is predicted at {summary.predictability_nats:.3f} nats on average"
         + (f", its text tells {summary.information_nats:.3f}" if summary.information_nats is not None else "")
         + f"; {summary.violations} relations broken, {summary.forced} labels changed by one"
@@ -143,6 +143,12 @@ def describe(summary: Summary) -> str:
         )
     lines += [f"warning: {warning}" for warning in summary.warnings]
     return "\n".join([*lines, f"labels: {summary.out}"])
+
+
+def _but(summary: Summary) -> str:
+    """Of the labelled, those that a person gave; of the others, those that are below the wanted confidence."""
+    pinned = f", {summary.pinned} of them pinned" if summary.pinned else ""
+    return pinned + (f", {summary.abstained} left unlabelled as too unsure" if summary.abstained else "")
 
 
 def _plan_and_made(summary: Summary) -> str:

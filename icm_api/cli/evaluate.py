@@ -27,6 +27,7 @@ RESULT, CHART = "eval.json", "eval.svg"
 )
 @click.option("--n", type=click.IntRange(1), help="Ask so many of them, drawn at random (default: all).")
 @click.option("--out", type=click.Path(path_type=Path), help=f"Folder for {RESULT} and {CHART} (default: the run's).")
+@click.option("--gold-column", help="Column of the gold labels (default: that of the run).")
 @with_options(TRANSFER_OPTIONS)
 def evaluate(
     run_name: str,

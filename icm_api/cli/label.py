@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     help="A run folder, or its name under runs/.",
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Labels file (default: NEW's name with .labels.jsonl).")
+@click.option("--abstain-below", type=float, metavar="SHARE", help="Give no label where its probability is lower.")
 @click.option("--class-prior", help="Shares of the labels in NEW (default: those that the run found).")
 @with_options(TRANSFER_OPTIONS)
 def label(

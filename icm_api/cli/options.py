@@ -71,6 +71,9 @@ DATA_OPTIONS = (
         help="Column of keys. In a group: same key, same label; different keys, at most one true.",
     ),
     click.option("--relations", type=_PATH, help="JSONL file of rules between examples."),
+    click.option(
+        "--pin", type=_PATH, help="CSV or JSONL of id and label: labels that a person gave, which stay as they are."
+    ),
     click.option("--limit", type=int, metavar="N", help="Take only the first N examples."),
 )
 
@@ -218,6 +221,7 @@ SEARCH_OPTIONS = (
 OUTPUT_OPTIONS = (
     click.option("--out", type=_PATH, help="File of labels (default: labels.jsonl in the run folder)."),
     click.option("--run-dir", type=_PATH, help="Folder of the run (default: runs/<id>)."),
+    click.option("--abstain-below", type=float, metavar="SHARE", help="Give no label where its probability is lower."),
     click.option("--report/--no-report", default=None, help="Write report.html in the run folder (default: yes)."),
     click.option(
         "--fail-on",

@@ -30,7 +30,6 @@ _COLUMN_OPTIONS = (
     click.option("--id-column", help="Columns of the new data: as in the run unless given."),
     click.option("--text-column", help="Column of the text, for tasks with one field."),
     click.option("--column", "columns", type=Pair(), multiple=True, help="FIELD=COLUMN, for any field of the task."),
-    click.option("--gold-column", help="Column of the gold labels, for eval."),
     click.option("--group-column", help="Examples of one group are siblings, also old and new ones."),
     click.option("--key-column", help="As for run."),
     click.option("--no-groups", is_flag=True, help="The new data have no columns of groups and keys."),

@@ -41,17 +41,20 @@ class Limited(Wrapper):
 
     async def send(self, request: Request[R]) -> R:
         await self._enter()
-        refusals = self._refusals
+        refusals, epoch = self._refusals, self._paced.epoch
         try:
             reply = await self.inner.send(request)
-            self._succeeded(refusals)
-            return reply
         except RateLimitError:
+            self._paced.refused(_now_s(), epoch)
             self._refused(refusals)
             raise
         except ProviderError:
-            self._paced.passed(_now_s())
+            self._paced.passed(_now_s(), epoch)
             raise
+        else:
+            self._paced.passed(_now_s(), epoch)
+            self._succeeded(refusals)
+            return reply
         finally:
             self._leave()
 
@@ -100,7 +103,6 @@ class Limited(Wrapper):
     # no longer used: a burst of refusals counts once.
 
     def _succeeded(self, refusals: int) -> None:
-        self._paced.passed(_now_s())
         if refusals != self._refusals or self._active < self.limit:
             return
         if self.limit < self._max:
@@ -112,7 +114,6 @@ class Limited(Wrapper):
         if self._active >= self.limit:
             self.limit = max(1, self.limit // 2)
         self._refusals += 1
-        self._paced.refused(_now_s())
 
 
 def _now_s() -> float:

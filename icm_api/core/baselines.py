@@ -22,6 +22,7 @@ from icm_api.core.chains import ChainBuilder
 from icm_api.core.context import ContextBuilder, Query, Scorer
 from icm_api.core.passes import Average, Pass, read_pass, read_scores
 from icm_api.core.problem import Problem
+from icm_api.core.relations import pinned_labels
 from icm_api.core.step import Labelling
 from icm_api.types import Json, LabelScore
 
@@ -92,7 +93,7 @@ async def random_few_shot(
     rng = np.random.default_rng(seed)
     run = _Run(problem, scorer, total=orders * problem.n_examples)
     for k in range(orders):
-        labels = dict(enumerate(_drawn(problem, shares, rng)))
+        labels = {**dict(enumerate(_drawn(problem, shares, rng))), **pinned_labels(problem.relations)}
         order = rng.permutation(problem.n_examples).tolist()
         yield await run.read(chains, order, labels, f"random labels, order {k + 1}", shares, last=k == orders - 1)
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from icm_api.core.calibrate import Floats
+from icm_api.core.relations import is_pin
 from icm_api.types import Relation
 
 BISECTIONS = 100
@@ -50,9 +51,9 @@ def within_bounds(shares: Floats, least: Floats, most: Floats) -> Floats:
     return np.clip(high * shares, least, most)
 
 
-def _weakness(relation: Relation) -> tuple[bool, int]:
-    """Those that tell more come first."""
-    return relation.kind == "at_most_one", len(relation.members)
+def _weakness(relation: Relation) -> tuple[bool, bool, int]:
+    """Those that tell more come first; a pin tells of one example only."""
+    return is_pin(relation), relation.kind == "at_most_one", len(relation.members)
 
 
 def _counts(relation: Relation) -> bool:

@@ -24,7 +24,7 @@ label moved on by one, so that what a label in context pulls to, one pass adds a
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations, islice
 from typing import Literal
@@ -38,6 +38,7 @@ from icm_api.core.diagnose import information_share
 from icm_api.core.mixture import fit_mixture
 from icm_api.core.passes import Average, Pass, read_pass, read_scores
 from icm_api.core.problem import Problem
+from icm_api.core.relations import pinned_labels
 from icm_api.core.shares import share_bounds, within_bounds
 from icm_api.core.step import Labelling
 from icm_api.types import Json
@@ -195,7 +196,8 @@ class _Sweep:
         self, problem: Problem, scorer: Scorer, chains: ChainBuilder, settings: SweepSettings, seed: int
     ) -> None:
         self.problem, self.scorer, self.chains, self.settings, self.seed = problem, scorer, chains, settings, seed
-        self.pool = _draw_pool(problem, settings.pool, np.random.default_rng([seed, 0]))
+        self.pinned = pinned_labels(problem.relations)
+        self.pool = _draw_pool(problem, settings.pool, np.random.default_rng([seed, 0]), self.pinned)
         self.rest = np.setdiff1d(np.arange(problem.n_examples), self.pool)
         self.bounds = share_bounds(problem.n_examples, problem.n_labels, problem.relations)
         self.known = settings.shares is not None or bool(np.all(self.bounds[1] - self.bounds[0] < SAME_SHARES))
@@ -258,13 +260,17 @@ class _Sweep:
     # --- the parts of a pass ------------------------------------------------------------------------------
 
     def _warm_up(self) -> list[tuple[list[int], Ints]]:
-        """Random labels, evenly many of each, and the same with every label moved on by one; all in one order."""
+        """Random labels, evenly many of each, and the same with every label moved on by one; all in one order. A pinned
+        label stays."""
         rng = self._rng(1)
         n, k = self.problem.n_examples, self.problem.n_labels
         order = rng.permutation(self.pool).tolist()
         labels = np.full(n, -1)
         labels[order] = rng.permutation(k)[rng.permutation(len(order)) % k]
-        return [(order, (labels + shift) % k) for shift in range(self.n_warm_up)]
+        drawn = [(labels + shift) % k for shift in range(self.n_warm_up)]
+        for each in drawn:
+            each[list(self.pinned)] = list(self.pinned.values())
+        return [(order, each) for each in drawn]
 
     def _start(self) -> Restart:
         n, k = self.problem.n_examples, self.problem.n_labels
@@ -429,12 +435,14 @@ def _agreement(labellings: Sequence[Ints]) -> float | None:
     return sum(float((a == b).mean()) for a, b in pairs) / len(pairs) if pairs else None
 
 
-def _draw_pool(problem: Problem, size: int | None, rng: np.random.Generator) -> Ints:
-    """Random examples, ascending: whole families (siblings and their siblings), until there are at least `size`."""
+def _draw_pool(problem: Problem, size: int | None, rng: np.random.Generator, first: Iterable[int] = ()) -> Ints:
+    """Random examples, ascending: whole families (siblings and their siblings), until there are at least `size`.
+
+    Those of `first` are taken before others."""
     if size is None or size >= problem.n_examples:
         return np.arange(problem.n_examples)
     pool: set[int] = set()
-    for example in rng.permutation(problem.n_examples).tolist():
+    for example in (*first, *rng.permutation(problem.n_examples).tolist()):
         if len(pool) >= size:
             break
         pool |= _family(problem, example)

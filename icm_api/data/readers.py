@@ -215,7 +215,7 @@ def _read_parquet(source: str) -> Iterator[Row]:
         try:
             batches = pyarrow.parquet.ParquetFile(file).iter_batches()
             yield from _numbered(record for batch in batches for record in batch.to_pylist())
-        except (pyarrow.ArrowException, OSError) as error:
+        except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:  # bad text, the year 0
             raise DataError(f"{source}: not a readable parquet file: {error}") from error
 
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from icm_api.errors import RequestError
-from icm_api.providers.choices import answer_schema, answer_tokens, cut_off, question, read_text, refused
+from icm_api.providers.choices import answer_schema, answer_tokens, cut_off, question, read_text, refused, replied
 from icm_api.providers.http import BoundedClient, Host, checked_api_key, checked_base_url, count
 from icm_api.types import Capabilities, ChoiceReply, ChoiceRequest, Json, Request, Usage
 
@@ -54,6 +55,7 @@ class Anthropic:
             model=model,
             base_url=url,
             hint=f"check base_url and that the host is up: `curl {url}/v1/models`",
+            models_path="/v1/models",
             api_key=checked_api_key(api_key, url),
             clock=clock,
         )
@@ -108,13 +110,13 @@ class Anthropic:
             output_config={"format": {"type": "json_schema", "schema": answer_schema(request.labels)}},
             **turns(request),
         )
-        self._check_end(document, request)
         model = document.get("model")
-        return ChoiceReply(
-            shares=read_text(_text(document), request, self._host),
-            usage=_usage(document.get("usage")),
-            model=model if isinstance(model, str) and model else self.model,
-        )
+        served = model if isinstance(model, str) and model else self.model
+        return replied(partial(self._shares, document, request), _usage(document.get("usage")), served)
+
+    def _shares(self, document: Mapping[str, Json], request: ChoiceRequest) -> tuple[float, ...]:
+        self._check_end(document, request)
+        return read_text(_text(document), request, self._host)
 
     async def _message(self, **body: Any) -> Mapping[str, Json]:
         """The decoded body. Raw responses: nothing that is checked here is taken on the SDK's word."""

@@ -8,12 +8,12 @@ cache can then serve all but the last turn.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from icm_api.errors import OutOfReachError, ProviderError, TransientError
 from icm_api.providers.http import Host
-from icm_api.types import ChoiceRequest, Json, Prompt
+from icm_api.types import ChoiceReply, ChoiceRequest, Json, Prompt, Usage
 
 FIELD = "label"
 """Name of the one member of an answer."""
@@ -90,6 +90,15 @@ def answer_schema(labels: Sequence[str]) -> dict[str, Json]:
 def answer_tokens(labels: Sequence[str]) -> int:
     """Enough for `max_tokens`: no tokeniser makes more tokens than there are bytes."""
     return ANSWER_TOKENS + max(len(json_text(name).encode()) for name in names(labels))
+
+
+def replied(read: Callable[[], tuple[float, ...]], usage: Usage, model: str) -> ChoiceReply:
+    """The reply for the shares that `read` gives. Where it raises OutOfReachError, one without shares: what the host
+    answered is then counted and kept like any other answer. Other errors of `read` are raised."""
+    try:
+        return ChoiceReply(read(), usage, model)
+    except OutOfReachError as error:
+        return ChoiceReply((), usage, model, str(error))
 
 
 def read_text(text: str | None, request: ChoiceRequest, host: Host) -> tuple[float, ...]:

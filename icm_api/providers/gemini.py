@@ -10,14 +10,24 @@ import json
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal, TypeAlias, TypeVar, cast
 from urllib.parse import quote
 
 import httpx2
 
 from icm_api.errors import AuthError, ConfigError, OutOfReachError, ProviderError, RateLimitError
-from icm_api.providers.choices import answer_schema, answer_tokens, cut_off, one_word, question, read_text, refused
-from icm_api.providers.http import BoundedClient, Host, checked_api_key, checked_base_url, count
+from icm_api.providers.choices import (
+    answer_schema,
+    answer_tokens,
+    cut_off,
+    one_word,
+    question,
+    read_text,
+    refused,
+    replied,
+)
+from icm_api.providers.http import BoundedClient, Host, checked_api_key, checked_base_url, count, sensible_wait_s
 from icm_api.providers.listed import as_continuation, checked, floor_nats, nats
 from icm_api.types import (
     Candidate,
@@ -174,12 +184,15 @@ class Gemini:
             "responseJsonSchema": answer_schema(request.labels),
         }
         document = await self._generate(body, config)
+        return replied(partial(self._shares, document, request), _usage(document), self._served(document))
+
+    def _shares(self, document: Mapping[str, Json], request: ChoiceRequest) -> tuple[float, ...]:
         answer = _answer(document)
         if answer is None:
             raise refused(request, self._host, _why(document))
         if answer.get("finishReason") == "MAX_TOKENS":
             raise cut_off(self._host, "MAX_TOKENS")
-        return ChoiceReply(read_text(_text(answer), request, self._host), _usage(document), self._served(document))
+        return read_text(_text(answer), request, self._host)
 
     async def _generate(self, body: Body, config: Body) -> Mapping[str, Json]:
         if self._thinking:
@@ -287,7 +300,7 @@ def _google_error(response: httpx2.Response) -> Mapping[str, Json]:
 def _retry_delay_s(detail: Mapping[str, Json]) -> float | None:
     """Seconds of a `google.rpc.RetryInfo`, written `"34.07s"`."""
     written = re.fullmatch(r"(\d+(?:\.\d+)?)s", str(detail.get("retryDelay", "")))
-    return float(written[1]) if written else None
+    return sensible_wait_s(float(written[1])) if written else None
 
 
 def _object(value: Json) -> Mapping[str, Json]:

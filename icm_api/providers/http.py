@@ -34,6 +34,8 @@ from icm_api.types import Json, Usage
 
 MAX_BODY_BYTES = 64 * 1024 * 1024
 MAX_MESSAGE_CHARS = 500
+MOST_DIGITS = 15
+"""Of a number of tokens: what is longer is nonsense, and Python refuses to read thousands of digits."""
 LONGEST_RETRY_AFTER_S = 86_400.0
 """A host that asks for more than a day has sent nonsense: its wish is dropped and our own back-off holds."""
 
@@ -183,10 +185,10 @@ def retry_after_s(headers: Mapping[str, str], now_s: float) -> float | None:
     lower case unless the mapping ignores case."""
     milliseconds = _number(headers.get("retry-after-ms"))
     if milliseconds is not None:
-        return _sensible_wait(milliseconds / 1000)
+        return sensible_wait_s(milliseconds / 1000)
     stated = headers.get("retry-after", headers.get("x-ratelimit-reset"))
     seconds = _number(stated)
-    return _sensible_wait(seconds if seconds is not None else _seconds_until(stated, now_s))
+    return sensible_wait_s(seconds if seconds is not None else _seconds_until(stated, now_s))
 
 
 def _number(text: str | None) -> float | None:
@@ -203,7 +205,8 @@ def _seconds_until(date: str | None, now_s: float) -> float | None:
         return None
 
 
-def _sensible_wait(seconds: float | None) -> float | None:
+def sensible_wait_s(seconds: float | None) -> float | None:
+    """The wait, or None where it is none or longer than `LONGEST_RETRY_AFTER_S`."""
     return seconds if seconds is not None and 0 <= seconds <= LONGEST_RETRY_AFTER_S else None
 
 
@@ -281,14 +284,25 @@ def _named_status(code: Json, words: str) -> int:
 
 def _printable(said: Json) -> str:
     """Bounded, on one line and without control characters: a host's text must not drive the user's terminal."""
-    text = said if isinstance(said, str) else json.dumps(said)
-    line = " ".join("".join(c if c.isprintable() else " " for c in text[: 8 * MAX_MESSAGE_CHARS]).split())
+    text = said if isinstance(said, str) else _json_text(said)
+    line = " ".join(_unarmed(text[: 8 * MAX_MESSAGE_CHARS]).split())
     return line if len(line) <= MAX_MESSAGE_CHARS else line[:MAX_MESSAGE_CHARS] + "..."
 
 
+def _json_text(said: Json) -> str:
+    try:
+        return json.dumps(said)
+    except RecursionError:  # writing takes more of Python's stack than reading
+        return "something nested too deeply to show"
+
+
+def _unarmed(text: str) -> str:
+    return "".join(c if c.isprintable() else " " for c in text)
+
+
 def _int(value: Json) -> int | None:
-    if isinstance(value, str) and value.isdecimal():
-        return int(value)
+    if isinstance(value, str):
+        return whole_number(value)
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
@@ -312,6 +326,8 @@ class Host:
     api_key: str | None = field(default=None, repr=False)
     clock: Callable[[], float] = time.time
     """Seconds since the epoch, for a Retry-After that is a date."""
+    models_path: str = "/models"
+    """Where below `base_url` it may list its models."""
 
     def document(self, response: httpx2.Response) -> Json:
         """The decoded JSON body. Raises the fitting ProviderError for an error status, an error object in a 200
@@ -350,12 +366,15 @@ class Host:
             return self.error(RequestError, f"{cause}: ask for fewer candidates (top_k)")
         reason = _printable(str(cause) or type(cause).__name__)
         if isinstance(cause, httpx2.TimeoutException):
-            return self.error(TransientError, f"{self.base_url} did not answer in time ({reason}); raise timeout_s?")
+            return self.error(
+                TransientError,
+                f"{self.base_url} did not answer in time ({reason}); if it needs longer, raise --timeout-s",
+            )
         return self.error(TransientError, f"no answer from {self.base_url} ({reason}); {self.hint}")
 
     def incapable(self, message: str) -> CapabilityError:
         """The host answered, but without usable numbers."""
-        return CapabilityError(self._redacted(message), provider=self.provider, model=self.model)
+        return CapabilityError(self._shown(message), provider=self.provider, model=self.model)
 
     def error(
         self,
@@ -365,15 +384,17 @@ class Host:
         request_id: str | None = None,
         retry_after_s: float | None = None,
     ) -> ProviderError:
-        text = self._redacted(message)
+        text = self._shown(message)
         if issubclass(kind, RetryableError):
             return kind(
                 text, retry_after_s=retry_after_s, provider=self.provider, model=self.model, request_id=request_id
             )
         return kind(text, provider=self.provider, model=self.model, request_id=request_id)
 
-    def _redacted(self, message: str) -> str:
-        return message.replace(self.api_key, "[key]") if self.api_key else message
+    def _shown(self, message: str) -> str:
+        """Without the key, and without what would drive the user's terminal: it may quote host or model."""
+        text = _unarmed(message)
+        return text.replace(self.api_key, "[key]") if self.api_key else text
 
     def _headline(self, said: Refusal) -> str:
         if said.is_context_overflow:
@@ -381,7 +402,8 @@ class Host:
         if said.kind is RequestError and said.is_out_of_credit:
             return "the account has no credit left at the host"
         if said.is_unknown_model:
-            return f"{self.base_url} has no model {self.model!r} (it may list its models at {self.base_url}/models)"
+            listed = f"{self.base_url}{self.models_path}"
+            return f"{self.base_url} has no model {self.model!r} (it may list its models at {listed})"
         if 300 <= said.status < 400:
             target = _printable(_without_secrets(said.location or "elsewhere"))
             return (
@@ -389,11 +411,13 @@ class Host:
             )
         if said.status == 404:
             return f"{self.base_url} has no such route; check base_url (and --route)"
+        if said.kind is AuthError and self.api_key is None:
+            return "the host wants a key and was sent none; name the variable that holds it by --api-key-env"
         return _HEADLINES.get(said.kind, "the host refused the request")
 
 
 _HEADLINES: Mapping[type[ProviderError], str] = {
-    AuthError: "the host refused the key; check the environment variable that api_key_env names",
+    AuthError: "the host refused the key; check the environment variable that --api-key-env names",
     RateLimitError: "the host asks for fewer requests",
     TransientError: "the host failed for now",
 }
@@ -427,8 +451,13 @@ def openai_usage(document: Mapping[str, Json]) -> Usage:
     return Usage(count(usage.get("prompt_tokens")), count(cached), count(usage.get("completion_tokens")))
 
 
+def whole_number(text: str) -> int | None:
+    """A number written in digits alone, or None for anything else and for more than `MOST_DIGITS`."""
+    return int(text) if text.isdecimal() and len(text) <= MOST_DIGITS else None
+
+
 def count(value: Json) -> int | None:
     """A number of tokens as hosts state it, or None when they state none."""
     if isinstance(value, float) and math.isfinite(value) and value == int(value):
         value = int(value)
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 10**MOST_DIGITS else None

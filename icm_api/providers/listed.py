@@ -6,6 +6,7 @@ A number that passes here may become a label, so everything doubtful is refused 
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -15,6 +16,8 @@ from icm_api.types import Candidate, Json
 SENTINEL_NATS = -999.0
 """At or below this a log-probability is a stand-in for "not listed": OpenAI and vLLM write -9999, TabbyAPI -1000,
 llama.cpp the lowest float. No real token comes near it."""
+HUGE = sys.float_info.max
+"""JSON has whole numbers beyond it, which Python cannot turn into a float."""
 POSITIVE_TOLERANCE_NATS = 1e-6
 MASS_TOLERANCE = 5e-3
 """Servers sum a softmax in single precision: over a vocabulary of 262,144 a whole list came to 1.0012."""
@@ -68,11 +71,11 @@ def floor_nats(candidates: Sequence[Candidate], beside: Candidate | None = None)
 
 def nats(value: Json, host: Host) -> float:
     """A log-probability as a host states it; stand-ins (see `SENTINEL_NATS`) pass."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
         raise host.incapable(f"the reply gives {value!r} as a log-probability")
     if value > POSITIVE_TOLERANCE_NATS:
-        raise host.incapable(f"the reply gives a log-probability of {value:g}, but none can be above 0")
-    return min(float(value), 0.0)
+        raise host.incapable(f"the reply gives a log-probability of {min(value, HUGE):g}, but none can be above 0")
+    return min(float(max(value, -HUGE)), 0.0)
 
 
 def checked(candidates: Sequence[Candidate], host: Host) -> tuple[Candidate, ...]:

@@ -375,7 +375,7 @@ class _Wire:
         return self._in_order(replies, prompts)
 
     def _in_order(self, replies: Sequence[Json], prompts: Sequence[Ids]) -> list[Mapping[str, Json]]:
-        found = {reply.get("index"): reply for reply in replies if isinstance(reply, dict)}
+        found = {count(reply.get("index")): reply for reply in replies if isinstance(reply, dict)}
         if len(replies) != len(prompts) or set(found) != set(range(len(prompts))):
             raise self.host.incapable(f"{len(prompts)} prompts were asked, and the replies do not match them")
         ordered: list[Mapping[str, Json]] = [found[k] for k in range(len(prompts))]

@@ -141,7 +141,7 @@ class _Wire:
 
     def __init__(self, url: str, model: str, api_key: str | None, timeout_s: float) -> None:
         hint = "check base_url and that it runs: `ollama serve`"
-        self.host = Host(provider=NAME, model=model, base_url=url, hint=hint, api_key=api_key)
+        self.host = Host(provider=NAME, model=model, base_url=url, hint=hint, models_path="/api/tags", api_key=api_key)
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else None
         self._client = BoundedClient(base_url=url, timeout_s=timeout_s, headers=headers)
 

@@ -12,6 +12,7 @@ import hashlib
 import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from icm_api.errors import CapabilityError, OutOfReachError
@@ -259,13 +260,16 @@ class Decisions:
         }
 
     def read(self, document: Mapping[str, Json], request: ChoiceRequest) -> ChoiceReply:
+        read = partial(self._shares, document, request)
+        return choices.replied(read, input_usage(document), _served(document, self.host))
+
+    def _shares(self, document: Mapping[str, Json], request: ChoiceRequest) -> tuple[float, ...]:
         answers = _objects(document.get("answers"))
         if len(answers) != 1:
             raise self.host.incapable(f"the reply has {len(answers)} answers to one question")
         if answers[0].get("type") == "refusal":
             raise choices.refused(request, self.host, "refusal")
-        shares = _stated(answers[0], choices.names(request.labels), self.host)
-        return ChoiceReply(shares, input_usage(document), _served(document, self.host))
+        return _stated(answers[0], choices.names(request.labels), self.host)
 
 
 def _stated(answer: Mapping[str, Json], names: Sequence[str], host: Host) -> tuple[float, ...]:
@@ -311,6 +315,10 @@ class Votes:
         }
 
     def read(self, document: Mapping[str, Json], request: ChoiceRequest) -> ChoiceReply:
+        read = partial(self._shares, document, request)
+        return choices.replied(read, openai_usage(document), _served(document, self.host))
+
+    def _shares(self, document: Mapping[str, Json], request: ChoiceRequest) -> tuple[float, ...]:
         choice = _first_choice(document, self.host)
         message = choice.get("message")
         said = message if isinstance(message, dict) else {}
@@ -320,8 +328,7 @@ class Votes:
         if ended == "length":
             raise choices.cut_off(self.host, "finish_reason length")
         content = said.get("content")
-        shares = choices.read_text(content if isinstance(content, str) else None, request, self.host)
-        return ChoiceReply(shares, openai_usage(document), _served(document, self.host))
+        return choices.read_text(content if isinstance(content, str) else None, request, self.host)
 
 
 # --- parts ------------------------------------------------------------------------------------------------

@@ -159,7 +159,8 @@ def _with_defaults(entry: ProviderEntry, settings: ProviderSettings) -> Provider
     }
     missing = [need for need in entry.needs if need in stated and not stated[need]]
     if missing:
-        raise ConfigError(f"provider {entry.name!r} needs {' and '.join(missing)}")
+        flags = " and ".join(f"--{need.replace('_', '-')}" for need in missing)
+        raise ConfigError(f"provider {entry.name!r} needs {flags}")
     return replace(
         settings,
         base_url=stated["base_url"],
@@ -364,6 +365,8 @@ def _open_gemini(settings: ProviderSettings, api_key: str | None) -> Provider:
 def _open_anthropic(settings: ProviderSettings, api_key: str | None) -> Provider:
     from icm_api.providers.anthropic import Anthropic
 
+    if settings.route not in (None, "votes"):
+        raise ConfigError(f"provider 'anthropic' has no route {settings.route}; it has: votes")
     return Anthropic(
         base_url=settings.base_url or "",
         model=settings.model or "",
@@ -595,7 +598,7 @@ ENTRIES: tuple[ProviderEntry, ...] = (
         logprobs="none: counted answers (--votes), held to one of the labels",
         checked="2026-11-22",
         open=_open_anthropic,
-        takes=("model", "base_url", "api_key_env", "timeout_s", "context_tokens"),
+        takes=("model", "base_url", "api_key_env", "route", "timeout_s", "context_tokens"),
         key_env="ANTHROPIC_API_KEY",
         base_url="https://api.anthropic.com",
         gives=("votes",),

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Self, TypeVar, cast
 
 from icm_api.errors import CapabilityError, ConfigError, RequestError
-from icm_api.providers.http import count
+from icm_api.providers.http import count, whole_number
 from icm_api.providers.listed import SENTINEL_NATS, checked, floor_nats, nats
 from icm_api.providers.native import NativeServer, agreed_name, public_name
 from icm_api.providers.tokens import Ids, merged, summed
@@ -251,4 +251,4 @@ class _Server(NativeServer):
             raise self.host.incapable("the reply has no details, so no log-probabilities")
         told = response.headers.get("x-prompt-tokens", "")
         generated = count(details.get("generated_tokens"))
-        return _Reply(self, details, Usage(int(told) if told.isdecimal() else None, None, generated))
+        return _Reply(self, details, Usage(whole_number(told), None, generated))

@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Literal, Self, TypeVar, cast
 
 from icm_api.errors import CapabilityError, ConfigError, RequestError
-from icm_api.providers.http import count, openai_usage
+from icm_api.providers.http import count, openai_usage, whole_number
 from icm_api.providers.listed import SENTINEL_NATS, nats
 from icm_api.providers.native import NativeServer, agreed_name, public_name, token_ids
 from icm_api.providers.tokens import Ids, Pieces, Place, Table, Tokeniser, merged, needed, summed, whole
@@ -331,7 +331,7 @@ class _Server(NativeServer):
 
     def _in_order(self, choices: Json, prompts: Sequence[Ids]) -> list[Mapping[str, Json]]:
         replies = choices if isinstance(choices, list) else []
-        found = {choice.get("index"): choice for choice in replies if isinstance(choice, dict)}
+        found = {count(choice.get("index")): choice for choice in replies if isinstance(choice, dict)}
         if len(replies) != len(prompts) or set(found) != set(range(len(prompts))):
             raise self.host.incapable(f"{len(prompts)} prompts were asked, and the replies do not match them")
         return [found[k] for k in range(len(prompts))]
@@ -352,12 +352,13 @@ class _Server(NativeServer):
 
     def _named_id(self, token: str) -> int:
         prefix, _, digits = token.partition(":")
-        if prefix != "token_id" or not digits.isdecimal():
+        token_id = whole_number(digits)
+        if prefix != "token_id" or token_id is None:
             raise self.host.incapable(
                 "the reply names tokens by text, not by id (return_tokens_as_token_ids was ignored): use a newer vLLM, "
                 "or provider openai-compatible"
             )
-        return int(digits)
+        return token_id
 
     def prompt_table(self, choice: Mapping[str, Json], ids: Ids, place: int) -> dict[int, float]:
         """Log-probabilities at a place of the prompt, by id: the likeliest tokens, and the one that stands there."""
@@ -373,6 +374,7 @@ class _Server(NativeServer):
 
     def _prompt_entries(self, entry: Mapping[str, Json]) -> Iterable[tuple[int, float]]:
         for token_id, told in entry.items():
-            if not token_id.isdecimal() or not isinstance(told, dict):
+            number = whole_number(token_id)
+            if number is None or not isinstance(told, dict):
                 raise self.host.incapable("prompt_logprobs are not {token id: {logprob}}")
-            yield int(token_id), nats(told.get("logprob"), self.host)
+            yield number, nats(told.get("logprob"), self.host)

@@ -18,7 +18,7 @@ RESULT, ANSWERS = "audit.json", "answers.jsonl"
 
 
 def examples_to_ask(loaded: LoadedRun, n: int, *, seed: int) -> list[int]:
-    """Labelled examples for a person to judge, see `icm_api.core.audit.choose`. Raises DataError when there are none."""
+    """Labelled examples for a person to judge (`icm_api.core.audit.choose`). Raises DataError when there are none."""
     asked = choose(_confidences(loaded), n, seed=seed)
     if not asked:
         raise DataError(f"{loaded.path}: the run has labelled no example, so there is nothing to ask about")
@@ -45,8 +45,10 @@ def read_sheet(path: Path, loaded: LoadedRun) -> dict[int, int]:
 
 
 def judge(loaded: LoadedRun, answers: Mapping[int, int], *, aim: float) -> Audit:
-    """What the answers tell; kept in the run's folder with the answers themselves, which `--pin` takes. Raises DataError
-    when no labelled example was answered."""
+    """What the answers tell; kept in the run's folder with the answers themselves, which `--pin` takes.
+
+    Raises DataError when no labelled example was answered.
+    """
     try:
         found = audit(loaded.labels, _confidences(loaded), answers, n_labels=len(loaded.job.label_names), aim=aim)
     except ValueError:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
+from icm_api.client.codec import check_identity
 from icm_api.client.meter import Limits, Snapshot
 from icm_api.client.prices import Price, find_price, parse_price
 from icm_api.client.retry import RetryPolicy, Sleep
@@ -123,6 +124,7 @@ async def open_adapter(
         return
     provider = await _open_patiently(config.provider, settings, environ)
     try:
+        check_identity(provider)
         yield provider
     finally:
         await provider.aclose()

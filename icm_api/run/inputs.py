@@ -107,7 +107,7 @@ def _read(path: Path) -> list[Row]:
     try:
         with path.open(encoding="utf-8") as file:
             return [json.loads(line) for line in file]
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise JournalError(f"{path}: cannot be read ({error}), and data, task or relations have changed") from error
 
 

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from icm_api.config import GOLD_METHOD, RunConfig
 from icm_api.core.consistency import ContradictionError
 from icm_api.core.problem import Problem
+from icm_api.core.relations import is_pin, pins
 from icm_api.core.shares import share_bounds
+from icm_api.data.answers import load_answers
 from icm_api.data.dataset import Columns, Dataset, load_dataset
 from icm_api.data.readers import Rows, Source
 from icm_api.data.relations_file import load_relations
@@ -68,7 +70,7 @@ def prepare(config: RunConfig, rows: Rows | None = None, rules: Rows | None = No
     _check_gold(config, dataset)
     examples = task.prepare(dataset.examples)
     relations, notices = _relations(task, dataset, examples, config.relations if rules is None else rules)
-    problem = checked_problem(examples, relations, len(task.labels))
+    problem = checked_problem(examples, (*relations, *_pins(config, task, dataset)), len(task.labels))
     _check_shares(shares, problem, task.label_names)
     return Job(config, task, dataset, examples, tuple(map(task.text, examples)), problem, shares, notices)
 
@@ -174,6 +176,19 @@ def _relations(
     return relations, tuple(notices)
 
 
+def _pins(config: RunConfig, task: Task, dataset: Dataset) -> tuple[Relation, ...]:
+    """The labels that a person gave, as rules. Raises DataError with all problems of their file."""
+    if config.pin is None:
+        return ()
+    if str(config.pin) == "-":
+        raise ConfigError("--pin: name a file")
+    ids = {example.id: i for i, example in enumerate(dataset.examples)}
+    answers = load_answers(config.pin, ids, task.label_names, cut_ids=dataset.cut_ids)
+    if not answers:
+        raise DataError(f"{config.pin}: no row has a label for an example of {dataset.source}")
+    return pins(answers, source=str(config.pin))
+
+
 def checked_problem(examples: Sequence[Example], relations: Sequence[Relation], n_labels: int) -> Problem:
     """Raises DataError, with the relations concerned, when no labelling obeys all of them."""
     problem = Problem.build(n_labels, [example.group for example in examples], relations)
@@ -193,7 +208,8 @@ def checked_problem(examples: Sequence[Example], relations: Sequence[Relation], 
 def describe_relation(relation: Relation, examples: Sequence[Example]) -> str:
     """A relation for people: its kind, the ids it ties, where it came from."""
     ids = ", ".join(examples[member].id for member in relation.members)
-    return f"{relation.kind}({ids})" + (f" from {relation.source}" if relation.source else "")
+    kind = "pinned" if is_pin(relation) else relation.kind
+    return f"{kind}({ids})" + (f" from {relation.source}" if relation.source else "")
 
 
 def _list(names: Sequence[str] | Mapping[str, object]) -> str:

@@ -118,6 +118,8 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        if path.is_symlink():
+            raise JournalError(f"{path}: is a link to another file, which would be written to; remove it")
         with _clear_errors(path):
             self._file = path.open("ab", buffering=0)
         try:
@@ -211,6 +213,8 @@ def new_folder(path: Path) -> Iterator[RunFolder]:
     made = not path.exists()
     try:
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if not any(path.iterdir()):  # somebody made it for the run
+            path.chmod(0o700)
     except OSError as error:
         raise ConfigError(f"--run-dir: {path} cannot be made: {error.strerror}") from None
     _refuse_older(path)
@@ -326,7 +330,7 @@ def _whole_lines(path: Path) -> int:
 def _parsed(path: Path, line: bytes) -> dict[str, Any]:
     try:
         record = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         record = None
     if not isinstance(record, dict):
         raise JournalError(f"{path}: a line is damaged: {line[:80]!r}")
@@ -368,7 +372,7 @@ _ANEW = "label anew with `icm-api run`: replies in the cache are not paid for ag
 def _format_of(content: bytes) -> Any:
     try:
         found = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return found.get("format") if isinstance(found, dict) else None
 

@@ -118,7 +118,7 @@ def _whole_lines(path: Path) -> list[bytes]:
 def _parsed(path: Path, number: int, line: bytes) -> dict[str, Any]:
     try:
         record = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         record = None
     if not isinstance(record, dict):
         raise JournalError(f"{path}:{number}: the line is damaged: {line[:80]!r}")

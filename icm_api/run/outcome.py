@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from icm_api.config import GOLD_METHOD, RunConfig
 from icm_api.core.diagnose import Evidence, Verdict, collapsed, diagnose, label_shares
 from icm_api.core.labels import argmax_label
 from icm_api.core.problem import Problem
-from icm_api.core.relations import broken, is_broken
+from icm_api.core.relations import broken, is_broken, is_pin, pinned_labels
 from icm_api.core.step import Labelling
 from icm_api.core.votes import wilson_interval
 from icm_api.run.job import Job, describe_relation
@@ -27,7 +27,8 @@ COUNTS = ("requests", "retries", "cache_hits", "prompt_tokens", "cached_tokens",
 
 @dataclass(frozen=True, slots=True)
 class LabelRow:
-    """One line of the labels file. All but `id` are None for an example that was not labelled."""
+    """One line of the labels file. All but `id` are None for an example that was not labelled. One that was abstained
+    from has no `label`, but all else: its label would be the one that `confidence` is about."""
 
     id: str
     label: str | None
@@ -42,6 +43,10 @@ class LabelRow:
     kind: str | None
     """What `logprobs` rest on (`icm_api.types.LabelScore.kind`): `sampled` and `stated` ones are no log-probabilities
     of a language model."""
+    abstained: bool = False
+    """The confidence is below `--abstain-below`, so that it has no label."""
+    pinned: bool = False
+    """The label was given by a person (`--pin`), not found."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +61,10 @@ class Summary:
     seed: int
     examples: int
     labelled: int
+    abstained: int
+    """Examples that have no label because their confidence is below `--abstain-below`."""
+    pinned: int
+    """Labels that a person gave (`--pin`): they are among the labelled, and left out of accuracy and calibration."""
     accuracy: float | None
     accuracy_low: float | None
     accuracy_high: float | None
@@ -139,7 +148,26 @@ def final_finding(problem: Problem, found: Labelling, config: RunConfig) -> Find
 
 
 def label_rows(job: Job, finding: Finding) -> list[LabelRow]:
-    return [_row(job, finding, i) for i in range(len(job.examples))]
+    abstained, pinned = _abstained(job, finding.labelling), pinned_labels(job.problem.relations)
+    rows = [_row(job, finding, i) for i in range(len(job.examples))]
+    for i in abstained:
+        rows[i] = replace(rows[i], label=None, abstained=True)
+    for i in pinned:
+        rows[i] = replace(rows[i], pinned=True)
+    return rows
+
+
+def _abstained(job: Job, found: Labelling) -> set[int]:
+    """Examples with a label that the model is not sure enough of; not those whose label a person gave."""
+    least = job.config.abstain_below
+    if least is None:
+        return set()
+    unsure = {
+        i
+        for i, (label, score) in enumerate(zip(found.labels, found.scores, strict=True))
+        if label is not None and score is not None and math.exp(score.logprobs_nats[label]) < least
+    }
+    return unsure - pinned_labels(job.problem.relations).keys()
 
 
 def accuracy(gold: Sequence[int | None] | None, labels: Sequence[int | None]) -> tuple[int, int]:
@@ -168,7 +196,9 @@ def summarise(
 ) -> Summary:
     """`about`: the fields that only the runner knows (run_id, out, provider, model, wall_s, stop_reason, ...)."""
     names, found = job.label_names, finding.labelling
-    right, n = accuracy(job.dataset.gold, found.labels)
+    abstained, pinned = _abstained(job, found), pinned_labels(job.problem.relations)
+    judged = [None if i in abstained or i in pinned else label for i, label in enumerate(found.labels)]
+    right, n = accuracy(job.dataset.gold, judged)
     low, high = wilson_interval(right, n) if n else (None, None)
     diagnosis = diagnose(_evidence(job, found))
     soft = [k for k in broken(job.problem.relations, found.labels) if job.problem.relations[k].price is not None]
@@ -176,12 +206,14 @@ def summarise(
         method=job.config.method,
         seed=job.config.seed,
         examples=len(job.examples),
-        labelled=sum(label is not None for label in found.labels),
+        labelled=sum(label is not None for label in found.labels) - len(abstained),
+        abstained=len(abstained),
+        pinned=len(pinned),
         accuracy=right / n if n else None,
         accuracy_low=low,
         accuracy_high=high,
         accuracy_n=n,
-        calibration_error=calibration_error(*_confidences(job.dataset.gold, found)),
+        calibration_error=calibration_error(*_confidences(job.dataset.gold, judged, found.scores)),
         used_gold=job.config.method == GOLD_METHOD,
         utility=found.utility.value,
         predictability_nats=found.utility.predictability_nats,
@@ -214,11 +246,13 @@ def _evidence(job: Job, found: Labelling) -> Evidence:
     )
 
 
-def _confidences(gold: Sequence[int | None] | None, found: Labelling) -> tuple[list[float], list[bool]]:
+def _confidences(
+    gold: Sequence[int | None] | None, labels: Sequence[int | None], scores: Sequence[LabelScore | None]
+) -> tuple[list[float], list[bool]]:
     """(confidence, right) of each example that has a gold label and a label."""
     known = [
         (math.exp(score.logprobs_nats[label]), label == g)
-        for g, label, score in zip(gold or (), found.labels, found.scores, strict=False)
+        for g, label, score in zip(gold or (), labels, scores, strict=False)
         if g is not None and label is not None and score is not None
     ]
     return [confidence for confidence, _ in known], [right for _, right in known]
@@ -248,7 +282,9 @@ def _forced(
         if label is None or score is None or argmax_label(score) == label:
             continue
         flipped = [*labels[:i], argmax_label(score), *labels[i + 1 :]]
-        culprits = [r for r in by_member.get(i, ()) if is_broken(r, flipped) and not is_broken(r, labels)]
+        culprits = [
+            r for r in by_member.get(i, ()) if not is_pin(r) and is_broken(r, flipped) and not is_broken(r, labels)
+        ]
         if culprits:
             forced[i] = min(culprits, key=lambda relation: relation.price is not None)
     return forced

@@ -9,8 +9,9 @@ identity), so there is nothing to compare; a list made after sampling shows itse
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import TypeVar
@@ -66,6 +67,8 @@ CHECKED_FROM = 3
 OTHER_ROUTE = "use another route of this host, another model or host, or counted answers (--route votes)"
 WITHOUT_ECHO = "do without prompt log-probs: leave out --echo, or use another route or model"
 PROMPT_IS_CUT = "set the host's context so that prompts fit (and --context-tokens to match), or use another host"
+ANSWERS = "answers with a label"
+OTHER_MODEL = "use another model or host"
 OTHER_LABELS = "raise --top-k, or choose label words that the model would write here (--labels)"
 
 
@@ -239,7 +242,7 @@ def _distance(a: LabelScore, b: LabelScore) -> float:
 
 
 class _Choices:
-    """Each of two claims is asked with the labels in both orders."""
+    """Each of two claims is asked with the labels in both orders; twice where an answer is drawn."""
 
     def __init__(self, provider: Provider, labels: Sequence[Label], votes: int) -> None:
         self.provider, self.votes = provider, votes
@@ -249,28 +252,42 @@ class _Choices:
         self.asked = texts[len(SHOWN) :]
 
     async def checks(self) -> AsyncIterator[Check]:
-        offered = (self.labels, self.labels[::-1])
-        try:
-            replies = [[await self._ask(query, labels) for labels in offered] for query in self.asked]
-        except CapabilityError as error:
-            yield Check("answers with a label", "fail", str(error), "use another model or host")
-            return
         votes = self.provider.capabilities.choices == "votes"
-        faults = {fault for pair in replies for reply in pair for fault in self._faults(reply, votes)}
-        if faults:
-            yield Check("answers with a label", "fail", "; ".join(sorted(faults)), "use another model or host")
+        try:
+            answers = [await self._ask(request) for request in self._questions(2 if votes else 1)]
+        except CapabilityError as error:
+            yield Check(ANSWERS, "fail", str(error), OTHER_MODEL)
             return
-        yield Check("answers with a label", "ok", f"{len(replies) * 2} answers, each one of the labels")
-        chosen = [[_best(labels, reply) for labels, reply in zip(offered, pair, strict=True)] for pair in replies]
+        yield (named := self._named([answer.reply for answer in answers], votes))
+        if named.status == "fail":
+            return
+        chosen = [answer for answer in answers if answer.reply.shares]
         yield _by_order(chosen)
         yield _apart(chosen)
         yield self._requests(votes)
 
-    async def _ask(self, query: str, labels: tuple[str, ...]) -> ChoiceReply:
-        return await self.provider.send(ChoiceRequest(Prompt(query, self.shown), labels))
+    def _questions(self, draws: int) -> list[ChoiceRequest]:
+        return [
+            ChoiceRequest(Prompt(query, self.shown), labels, draw)
+            for query in self.asked
+            for labels in (self.labels, self.labels[::-1])
+            for draw in range(draws)
+        ]
 
-    def _faults(self, reply: ChoiceReply, votes: bool) -> list[str]:
-        return share_faults(reply.shares, len(self.labels), votes=votes)
+    async def _ask(self, request: ChoiceRequest) -> _Answer:
+        return _Answer(request, await self.provider.send(request))
+
+    def _named(self, replies: Sequence[ChoiceReply], votes: bool) -> Check:
+        """Whether the answers are labels."""
+        silent = [reply for reply in replies if not reply.shares]
+        named = [reply for reply in replies if reply.shares]
+        faults = {fault for reply in named for fault in share_faults(reply.shares, len(self.labels), votes=votes)}
+        if faults or not named:
+            return Check(ANSWERS, "fail", "; ".join(sorted(faults)) or silent[0].said, OTHER_MODEL)
+        if silent:
+            detail = f"{len(silent)} of {len(replies)} answers name none of the labels: {silent[0].said}"
+            return Check(ANSWERS, "warn", detail, "such answers are not counted, and are paid for")
+        return Check(ANSWERS, "ok", f"{len(replies)} answers, each one of the labels")
 
     def _requests(self, votes: bool) -> Check:
         each = self.votes if votes else 1
@@ -278,27 +295,43 @@ class _Choices:
         return Check("requests a question", "ok", f"{each} ({kind})")
 
 
-def _best(labels: Sequence[str], reply: ChoiceReply) -> str:
-    return max(zip(reply.shares, labels, strict=True))[1]
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """A question, and a reply that names a label."""
+
+    request: ChoiceRequest
+    reply: ChoiceReply
+
+    @property
+    def place(self) -> int:
+        """Where the label that it names stood among those offered."""
+        return self.reply.shares.index(max(self.reply.shares))
+
+    @property
+    def label(self) -> str:
+        return self.request.labels[self.place]
 
 
-def _by_order(chosen: Sequence[Sequence[str]]) -> Check:
-    """A host that goes by the place of an option, not by what it says, changes its answer with the order."""
+def _by_order(answers: Sequence[_Answer]) -> Check:
+    """A host that goes by the place of an option, not by what it says, names the same place whatever stands there. An
+    answer that is drawn may change by chance, which is no fault."""
     name = "same answer in another order"
-    flipped = sum(one != other for one, other in chosen)
-    detail = f"{flipped} of {len(chosen)} answers changed with the order in which the labels were offered"
-    if flipped == len(chosen):
-        return Check(name, "fail", f"{detail}: it answers by their place", "use another model or host")
-    if flipped:
+    if len({answer.place for answer in answers}) == 1 and len({answer.request.labels for answer in answers}) > 1:
+        detail = f"all {len(answers)} answers name the label at the same place of those offered: it answers by place"
+        return Check(name, "fail", detail, OTHER_MODEL)
+    labels = Counter(query for query, _ in {(answer.request.prompt.query, answer.label) for answer in answers})
+    changed = sum(several > 1 for several in labels.values())
+    detail = f"{changed} of {len(labels)} claims got another answer with the order in which the labels were offered"
+    if changed:
         return Check(name, "warn", detail, "keep --votes even and at 8 or more, so that each order counts alike")
     return Check(name, "ok", detail)
 
 
-def _apart(chosen: Sequence[Sequence[str]]) -> Check:
+def _apart(answers: Sequence[_Answer]) -> Check:
     name = "tells a true claim from a false one"
-    if len({label for pair in chosen for label in pair}) > 1:
+    if len({answer.label for answer in answers}) > 1:
         return Check(name, "ok", "another label for each")
-    detail = f"{chosen[0][0].strip()!r} for both, though examples of both labels were shown"
+    detail = f"{answers[0].label.strip()!r} for both, though examples of both labels were shown"
     return Check(name, "warn", detail, "look at the labels of a small run (--limit 20) first, or use another model")
 
 

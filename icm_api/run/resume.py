@@ -35,7 +35,7 @@ from icm_api.run.journal import (
 from icm_api.run.runner import LIMITS, Observer, Place, Result, label_in
 
 RUNS = Path("runs")
-INPUT_PLACES = ("data", "relations", "cache_dir")
+INPUT_PLACES = ("data", "relations", "pin", "cache_dir")
 """Settings that say where something is: it may have moved, and what it holds is checked."""
 IN_MEMORY = "<rows>"
 SHOWN = 5
@@ -76,10 +76,10 @@ def settings(path: Path, manifest: Manifest, given: Mapping[str, Any]) -> RunCon
     """Those of a run, with paths where the files are now. Raises ConfigError, JournalError."""
     bases = (Path(manifest.cwd), path / manifest.cwd_from_run)
     stored = dict(manifest.config) | {"run_dir": str(path)}
-    for name in ("data", "relations", "task", "model", "cache_dir"):
-        if stored.get(name) is not None and _is_path(name, stored[name]):
+    for name in ("data", "relations", "pin", "task", "model", "cache_dir"):
+        if isinstance(stored.get(name), str) and _is_path(name, stored[name]):
             stored[name] = _placed(stored[name], bases)
-    if stored.get("out") is not None:
+    if isinstance(stored.get("out"), str):
         base = next((base for base in bases if base.is_dir()), Path.cwd())
         stored["out"] = stored["out"] if base == Path.cwd() else str(base / stored["out"])
     new = {name: value for name, value in given.items() if value is not None}
@@ -121,11 +121,13 @@ class RunInfo:
     def summary(self) -> dict[str, Any] | None:
         """None: it has none yet. Raises JournalError for a damaged one."""
         try:
-            found: dict[str, Any] = json.loads((self.path / SUMMARY).read_bytes())
+            found = json.loads((self.path / SUMMARY).read_bytes())
         except FileNotFoundError:
             return None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise JournalError(f"{self.path / SUMMARY}: cannot be read ({error})") from None
+        if not isinstance(found, dict):
+            raise JournalError(f"{self.path / SUMMARY}: is no summary of a run")
         return found
 
     def as_json(self) -> dict[str, Any]:
@@ -149,6 +151,7 @@ class RunInfo:
 def read_run(path: Path) -> RunInfo:
     """Raises JournalError."""
     manifest, state = read_manifest(path), read_state(path)
+    settings(path, manifest, {})  # all that is told of a run relies on them
     status = state.status
     if status == "running" and not is_locked(path):
         return RunInfo(path, manifest, state, "killed")

@@ -24,7 +24,7 @@ from icm_api.config import RunConfig
 from icm_api.core.step import Labelling, Step
 from icm_api.data.readers import Rows
 from icm_api.data.writers import write_json, write_jsonl
-from icm_api.errors import BudgetError, ConfigError, IcmError, JournalError
+from icm_api.errors import BudgetError, CapabilityError, ConfigError, IcmError, JournalError, RequestError
 from icm_api.local.models import default_cache_dir
 from icm_api.providers.base import Provider
 from icm_api.run.compose import Say, build_search, open_client, stated_price
@@ -141,7 +141,8 @@ def _check_out(out: Path, config: RunConfig, run_files: Sequence[Path]) -> None:
         raise ConfigError(f"--out: no file can be written at {str(out)!r}")
     if os.path.lexists(out) and (out.is_symlink() or not out.is_file()):
         raise ConfigError(f"--out: {out} exists and is no ordinary file; name a file")
-    inputs = [Path(name) for name in (config.data, config.relations, config.task, config.model) if name is not None]
+    read = (config.data, config.relations, config.pin, config.task, config.model)
+    inputs = [Path(name) for name in read if name is not None]
     if any(out.absolute() == other.absolute() for other in (*inputs, *run_files)):
         raise ConfigError(f"--out: {out} is a file that this run reads or keeps; name another")
 
@@ -422,6 +423,8 @@ class _Run:
         if self.place.out.exists():
             error.add_note(f"the labels found so far are in {self.place.out}")
         error.add_note(f"go on with: {how_to_resume(self.place.path, error)}")
+        if self.last is None and isinstance(error, RequestError | CapabilityError):
+            error.add_note("its settings stay; for another host, model or route label anew with `icm-api run`")
         return error
 
     def _about(self, stop: str) -> dict[str, Any]:

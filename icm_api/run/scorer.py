@@ -293,6 +293,8 @@ class _Poll:
         """The reply's shares, in the order of the labels."""
         order = offered_order(len(self._labels), draw, prompt.query)
         reply = await self._provider.send(ChoiceRequest(prompt, tuple(self._labels[k] for k in order), draw))
+        if not reply.shares:
+            raise OutOfReachError(reply.said)
         if faults := share_faults(reply.shares, len(order), votes=self._votes is not None):
             raise CapabilityError("; ".join(faults), provider=self._provider.name, model=self._provider.model)
         return [reply.shares[order.index(label)] for label in range(len(order))]

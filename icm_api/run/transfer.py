@@ -18,7 +18,7 @@ from icm_api.run.resume import settings
 DEMONSTRATIONS = 64
 """As many as `sweep --pool` shows to the examples outside its pool."""
 
-OF_THE_RUN = ("relations", "class_prior", "limit", "format", "out")
+OF_THE_RUN = ("relations", "pin", "class_prior", "limit", "format", "out")
 """Settings that say something of the run's own data."""
 
 

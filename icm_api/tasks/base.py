@@ -13,7 +13,6 @@ from icm_api.tasks.template import Template
 from icm_api.types import Example, Label, Relation
 
 _LEADING_BLANK_LINES = re.compile(r"\A\s*\n")
-_BLANK_LINES = re.compile(r"\s*\n\s*\n")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +88,14 @@ class Task:
     def text(self, example: Example) -> str:
         """The example as a prompt shows it, up to where its label starts.
 
-        No blank lines around it, no space after. Blank lines inside a field become line breaks: a blank line ends an
-        example, so a text that has one could pass for a demonstration with a label of its own.
+        No blank lines around it, no space after, and none inside but those of the template: a blank line ends an
+        example, so a text that has one, or makes one with a line break of the template, could pass for a demonstration
+        with a label of its own.
         """
-        fields = {name: _BLANK_LINES.sub("\n", value) for name, value in example.fields.items()}
-        return _LEADING_BLANK_LINES.sub("", self.template.render(fields)).rstrip()
+        fields = {name: _without_blank_lines(value) for name, value in example.fields.items()}
+        text = self.template.render(fields)
+        own = self.template.text != _without_blank_lines(self.template.text)
+        return _LEADING_BLANK_LINES.sub("", text if own else _without_blank_lines(text)).rstrip()
 
     def prepare(self, examples: Sequence[Example]) -> tuple[Example, ...]:
         """The examples with group and key derived from their fields, each where no example of the data has one."""
@@ -119,6 +121,10 @@ class Task:
         yield "key_from", [] if self.key_from is None else [self.key_from.field]
         for rule in self.rules:
             yield type(rule).__name__, rule.fields
+
+
+def _without_blank_lines(text: str) -> str:
+    return "\n".join(line for line in text.split("\n") if line.strip())
 
 
 def positive_index(labels: Sequence[str], named: str | None = None) -> int:

@@ -131,6 +131,8 @@ def _read(source: Traversable) -> _TaskFile:
         raise ConfigError("\n".join(f"{source}: {problem}" for problem in _problems(error))) from None
     except ValueError as error:  # broken TOML, or not UTF-8
         raise ConfigError(f"{source}: not valid TOML: {error}") from None
+    except RecursionError:
+        raise ConfigError(f"{source}: not valid TOML: nested too deeply") from None
 
 
 _WORDINGS = {

@@ -1,6 +1,7 @@
 """`icm-api run` through every dialect, against stand-ins that answer from the offline learner: the same labels come out
 as from the learner itself."""
 
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -68,6 +69,17 @@ def test_an_openai_shaped_host_labels(monkeypatch, server, learner, label, truth
     monkeypatch.setenv("MY_KEY", KEY)
     OpenAIShaped(learner, max_top_k).serve(server)
     assert label("run", "--base-url", f"{server.url}/v1", "--model", "m", *flags) == truth
+
+
+@pytest.mark.parametrize("provider", ["groq", "lm-studio"])
+def test_an_answer_that_names_no_label_is_paid_for_once(server, learner, label, monkeypatch, provider):
+    OpenAIShaped(learner).serve(server)
+    vote, asked = learner.vote, itertools.count()
+    monkeypatch.setattr(learner, "vote", lambda turns: vote(turns) if next(asked) % 4 else "I cannot say")
+    flags = ("--base-url", f"{server.url}/v1", "--model", "m", "--provider", provider)
+    first = label("one", *flags, method=VOTES)
+    assert label("two", *flags, method=VOTES) == first
+    assert next(asked) == 3 * 12
 
 
 @pytest.mark.parametrize("provider", ["groq", "lm-studio"])

@@ -28,7 +28,10 @@ def test_each_example_gets_a_label_with_its_confidence_and_log_probs(icm, review
     rows = labels()
     assert [row["id"] for row in rows] == [f"r{i}" for i in range(12)]
     for row in rows:
-        assert set(row) == {"id", "label", "confidence", "logprobs", "mass", "forced_by", "kind"}
+        assert set(row) == {
+            *("id", "label", "confidence", "logprobs", "mass", "forced_by"),
+            *("kind", "abstained", "pinned"),
+        }
         assert row["label"] in ("negative", "positive")
         assert 0 < row["confidence"] <= 1
         assert set(row["logprobs"]) == {"negative", "positive"}

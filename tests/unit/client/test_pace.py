@@ -171,6 +171,6 @@ def test_the_rate_never_falls_to_nothing_and_never_overflows():
     pace = Pace(0.0)
     for second in range(1, 1000):
         pace.sent(second)
-        pace.refused(second)
+        pace.refused(second, pace.epoch)
     assert pace.rate_per_s(1000) == pytest.approx(LEAST_PER_S, rel=1)
     assert (pace.rate_per_s(1e9) or 0) > 1

@@ -139,3 +139,11 @@ def test_shown_takes_the_first_that_leave_room_for_any_one_asked():
     assert chains.shown([0, 1, 2, 3], [4, 5], most=10) == [0, 2]
     assert chains.shown([0, 1, 2, 3], [4, 5], most=1) == [0]
     assert builder([None] * 6, max_examples=2).shown(range(4), [5], most=10) == [0, 1]
+
+
+def test_a_question_shows_the_same_examples_to_all_but_their_siblings():
+    siblings = [frozenset({0, 4}), *[frozenset()] * 3, frozenset({0, 4}), frozenset()]
+    chains = ChainBuilder(siblings, [1] * 6, ChainPolicy())
+    kin, stranger = chains.queries([0, 1, 2], [1, 0, 1, 0, 0, 0], [4, 5], most=2)
+    assert (kin.example, kin.demonstrations) == (4, ((1, 0),))
+    assert (stranger.example, stranger.demonstrations) == (5, ((0, 1), (1, 0)))

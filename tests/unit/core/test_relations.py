@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from icm_api.core.relations import broken, check_relations, describe, is_broken, rows
+from icm_api.core.relations import broken, check_relations, describe, is_broken, is_pin, pinned_labels, pins, rows
 from icm_api.types import Relation, RelationKind
 
 # What each kind means for members that hold or not, written down a second time and plainly.
@@ -133,3 +133,11 @@ def test_all_problems_are_listed_at_once_with_their_sources():
 def test_a_relation_is_described_by_kind_members_and_source():
     assert describe(Relation("and", (3, 1), source="a.toml")) == "and over examples (3, 1) from a.toml"
     assert describe(Relation("and", (3, 1))) == "and over examples (3, 1)"
+
+
+def test_a_pin_is_broken_by_any_other_label_and_by_no_missing_one():
+    (pin,) = pins({2: 1}, source="a file")
+    assert is_pin(pin)
+    assert pinned_labels([pin, Relation("exactly_one", (0, 1))]) == {2: 1}
+    assert check_relations([pin], 3, 3) == []
+    assert [is_broken(pin, [0, 0, label]) for label in (0, 1, 2, None)] == [True, False, True, False]

@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from icm_api.core.votes import largest_log_odds, offered_order, smoothed, stated, wilson_interval
+from icm_api.core.votes import largest_log_odds, offered_order, sign_test, smoothed, stated, wilson_interval
 
 
 @pytest.mark.parametrize("n_labels", [2, 3, 5])
@@ -61,3 +61,11 @@ def test_a_share_stated_as_0_becomes_a_bound_and_the_rest_stays_in_proportion():
 def test_a_bound_is_no_larger_than_the_smallest_share_that_is_stated():
     shares, _ = stated((0.999, 0.001, 0.0))
     assert shares[2] == shares[1]
+
+
+def test_the_sign_test_counts_coins():
+    assert sign_test(0, 0) == 1.0
+    assert sign_test(5, 5) == 1.0
+    assert sign_test(10, 0) == sign_test(0, 10) == pytest.approx(2 / 1024)
+    assert sign_test(6, 1) == pytest.approx(2 * 8 / 128)
+    assert sign_test(3000, 2000) < 1e-40

@@ -11,7 +11,6 @@ from icm_api.errors import (
     AuthError,
     CapabilityError,
     ConfigError,
-    OutOfReachError,
     ProviderError,
     RateLimitError,
     RequestError,
@@ -130,28 +129,36 @@ async def test_blocks_that_are_no_text_are_passed_over(server, open_adapter):
 
 
 @pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        (message("I cannot", "refusal"), "refuses to label the text that begins"),
+        (message("", "refusal", stop_details={"type": "refusal", "category": "bio"}), "category bio"),
+        (message('{"label', "max_tokens"), "cut off"),
+        (message("maybe"), "none of the labels offered"),
+    ],
+)
+async def test_an_answer_that_names_no_label_is_a_reply_with_its_cost_and_without_shares(
+    server, open_adapter, body, told
+):
+    server.answer(ROUTE, body)
+    reply = await ask(open_adapter())
+    assert (reply.shares, reply.usage) == ((), Usage(7, None, 6))
+    assert told in reply.said
+
+
+@pytest.mark.parametrize(
     ("body", "kind", "told"),
     [
-        (message("I cannot", "refusal"), OutOfReachError, "refuses to label the text that begins"),
-        (
-            message("", "refusal", stop_details={"type": "refusal", "category": "bio", "explanation": None}),
-            OutOfReachError,
-            "category bio",
-        ),
-        (message('{"label', "max_tokens"), OutOfReachError, "cut off"),
         (message("", "model_context_window_exceeded"), RequestError, "fills the model's context"),
         (message("", "tool_use"), CapabilityError, "tool_use"),
         (message(stop_reason=None), CapabilityError, "None"),  # type: ignore[arg-type]
-        (message("maybe"), OutOfReachError, "none of the labels offered"),
         (message(content=[]), TransientError, "empty"),
         (message(content="yes"), TransientError, "empty"),
         ([], TransientError, "instead of an object"),
         (b"{", TransientError, "not complete JSON"),
     ],
 )
-async def test_an_answer_that_names_no_label_is_told_apart_and_costs_one_request(
-    server, open_adapter, body, kind, told
-):
+async def test_a_reply_without_an_answer_is_told_apart_and_costs_one_request(server, open_adapter, body, kind, told):
     server.answer(ROUTE, body)
     with pytest.raises(kind, match=told):
         await ask(open_adapter())

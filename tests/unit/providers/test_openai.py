@@ -133,7 +133,7 @@ async def test_a_decision_is_asked_without_reasoning_or_sampling(server, open_op
 async def test_the_key_and_a_model_are_needed():
     with pytest.raises(ConfigError, match="OPENAI_API_KEY"):
         await open_provider("openai", ProviderSettings(model="gpt-4.1"), {})
-    with pytest.raises(ConfigError, match="needs model"):
+    with pytest.raises(ConfigError, match="needs --model"):
         await open_provider("openai", ProviderSettings(), {"OPENAI_API_KEY": "sk-x"})
 
 

@@ -207,8 +207,9 @@ async def test_not_a_number_is_no_probability(server, open_adapter, answer):
 
 async def test_a_refused_decision_says_nothing_of_this_example(server, open_adapter):
     server.answer(DECISIONS, {"answers": [{"type": "refusal", "name": None}]})
-    with pytest.raises(OutOfReachError, match="refuses to label the text that begins"):
-        await choose(open_adapter(route="decisions"))
+    reply = await choose(open_adapter(route="decisions"))
+    assert reply.shares == ()
+    assert "refuses to label the text that begins" in reply.said
 
 
 @pytest.mark.parametrize("labels", [(" a",), (" a", " a"), (" a", "a"), tuple(f" {k}" for k in range(256))])
@@ -247,20 +248,32 @@ async def test_draws_differ_in_nothing_that_the_host_sees(server, open_adapter):
 
 
 @pytest.mark.parametrize(
+    "document",
+    [
+        a_vote('{"label": "Maybe"}'),
+        a_vote("True"),
+        a_vote('{"label": "Fal', ended="length"),
+        a_vote(None, refusal="I cannot"),
+        a_vote("", ended="content_filter"),
+    ],
+)
+async def test_an_answer_that_is_no_label_is_a_reply_with_its_cost_and_without_shares(server, open_adapter, document):
+    server.answer(CHAT, document)
+    reply = await choose(open_adapter(route="votes"))
+    assert (reply.shares, reply.usage) == ((), Usage(9, None, 6))
+    assert reply.said
+
+
+@pytest.mark.parametrize(
     ("document", "kind"),
     [
-        (a_vote('{"label": "Maybe"}'), CapabilityError),
-        (a_vote("True"), CapabilityError),
-        (a_vote('{"label": "Fal', ended="length"), CapabilityError),
         (a_vote(None), TransientError),
         (a_vote({"label": "True"}), TransientError),
-        (a_vote(None, refusal="I cannot"), OutOfReachError),
-        (a_vote("", ended="content_filter"), OutOfReachError),
         ({"choices": []}, CapabilityError),
         ({"choices": [{"message": None, "finish_reason": "stop"}]}, TransientError),
     ],
 )
-async def test_an_answer_that_is_no_label_is_refused(server, open_adapter, document, kind):
+async def test_a_reply_without_an_answer_is_refused(server, open_adapter, document, kind):
     server.answer(CHAT, document)
     with pytest.raises(kind):
         await choose(open_adapter(route="votes"))

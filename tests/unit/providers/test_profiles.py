@@ -139,7 +139,7 @@ async def test_an_unknown_option_gets_the_known_ones(opened):
 
 
 async def test_azure_wants_the_address_and_the_variable_of_the_key():
-    with pytest.raises(ConfigError, match="needs base_url and api_key_env"):
+    with pytest.raises(ConfigError, match="needs --base-url and --api-key-env"):
         await open_provider("azure", ProviderSettings(model="m"), {"AZURE_OPENAI_API_KEY": KEY})
 
 

@@ -100,7 +100,7 @@ async def test_a_bad_address_is_refused(base_url):
 
 
 async def test_a_missing_model_is_asked_for():
-    with pytest.raises(ConfigError, match="needs model"):
+    with pytest.raises(ConfigError, match="needs --model"):
         await open_provider("openai-compatible", ProviderSettings(base_url="http://127.0.0.1:9/v1"), {})
 
 

@@ -280,7 +280,7 @@ async def test_a_dynamic_limit_says_how_long_to_wait(server, open_adapter, kind)
 @pytest.mark.parametrize(
     ("status", "kind", "message", "said"),
     [
-        (401, AuthError, "Invalid API key provided", "the host refused the key"),
+        (401, AuthError, "Invalid API key provided", "the host wants a key and was sent none"),
         (402, RequestError, "Payment required", "no credit left"),
         (404, RequestError, "Unable to access model asked", "has no model 'asked'"),
         (503, TransientError, "The server is overloaded", "the host failed for now"),
@@ -295,7 +295,7 @@ async def test_a_dynamic_limit_says_how_long_to_wait(server, open_adapter, kind)
             "`inputs` tokens + `max_new_tokens` must be <= 4097",
             "too many tokens, the context holds 4097",
         ),
-        (403, AuthError, "Forbidden", "the host refused the key"),
+        (403, AuthError, "Forbidden", "the host wants a key and was sent none"),
     ],
 )
 async def test_a_failure_gets_its_type_and_the_hosts_words(server, open_adapter, status, kind, message, said):

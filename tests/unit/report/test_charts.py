@@ -4,7 +4,7 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from icm_api.report.charts import Line, bar_chart, line_chart, reliability_chart, standalone
+from icm_api.report.charts import Line, bar_chart, interval_chart, line_chart, reliability_chart, standalone
 
 NAMED = "{http://www.w3.org/2000/svg}"
 
@@ -53,3 +53,11 @@ def test_a_reliability_chart_has_a_dot_a_bin_and_the_ideal():
     chart = parsed(reliability_chart("right", [(0.55, 0.5, 10), (0.95, 0.9, 40)]))
     assert len(chart.findall(f"{NAMED}circle")) == 2
     assert any(line.get("class") == "ideal" for line in chart.findall(f"{NAMED}line"))
+
+
+def test_each_bar_has_its_share_and_its_interval():
+    drawn = interval_chart("accuracy", [("zero-shot", 0.5, 0.4, 0.6), ("<b>", 0.9, 0.8, 0.95)])
+    assert "zero-shot: 0.500 (0.400 to 0.600)" in drawn
+    assert drawn.count("<rect") == drawn.count('class="whisker"') == 2
+    assert "<b>" not in drawn
+    ET.fromstring(standalone(drawn))

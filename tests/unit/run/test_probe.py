@@ -183,10 +183,14 @@ class Chooser(Synthetic):
         self.asked += 1
         if self.way == "refuses":
             raise CapabilityError("the model answered 'I would rather not'")
+        if (self.way == "declines one" and self.asked == 1) or self.way == "declines all":
+            return ChoiceReply((), Usage(30, 0, 1), self.model, "the model refuses")
         chosen = LABELS[0].text if "moon" in request.prompt.query else LABELS[1].text
-        best = {"by place": 0, "always the same": request.labels.index(LABELS[1].text)}.get(
-            self.way, request.labels.index(chosen)
-        )
+        best = {
+            "by place": 0,
+            "always the same": request.labels.index(LABELS[1].text),
+            "by chance": (self.asked // 2) % 2,
+        }.get(self.way, request.labels.index(chosen))
         certain = 0.5 if self.way == "half a vote" else 1.0 if self.kind == "votes" else 0.8
         shares = tuple(certain if k == best else 1 - certain for k in range(2))
         return ChoiceReply(shares, Usage(30, 0, 1), self.model)
@@ -196,7 +200,7 @@ async def chooser_report(way: str = "", kind: str = "votes") -> ProbeRecord:
     host = Chooser()
     host.way, host.kind = way, kind
     found = await probe(host, LABELS, price=PRICE, votes=8)
-    assert found.requests == host.asked <= 4
+    assert found.requests == host.asked <= (8 if kind == "votes" else 4)
     return found
 
 
@@ -213,6 +217,18 @@ async def test_a_host_that_states_probabilities_costs_one_request_a_question():
 
 async def test_a_host_that_answers_by_the_place_of_an_option_is_not_usable():
     assert [check.name for check in (await chooser_report("by place")).failed] == ["same answer in another order"]
+
+
+async def test_drawn_answers_that_change_by_chance_are_a_warning_and_no_fault_of_the_host():
+    found = await chooser_report("by chance")
+    assert (statuses(found)["same answer in another order"], found.verdict) == ("warn", "usable with care")
+
+
+async def test_an_answer_that_names_no_label_is_a_warning_and_only_such_answers_a_fault():
+    found = await chooser_report("declines one")
+    assert statuses(found)["answers with a label"] == "warn"
+    assert "1 of 8 answers name none of the labels: the model refuses" in found.checks[0].detail
+    assert [check.name for check in (await chooser_report("declines all")).failed] == ["answers with a label"]
 
 
 async def test_one_answer_to_all_is_a_warning():

@@ -389,7 +389,7 @@ class Chooser:
         self.asked.append(request)
         answer = next(self.answers)
         if answer is None:
-            raise OutOfReachError("the model refuses")
+            return ChoiceReply((), Usage(), self.model, "the model refuses")
         if isinstance(answer, str):
             answer = tuple(float(label == answer) for label in request.labels)
         return ChoiceReply(answer, Usage(), self.model)
