@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check bench fuzz lock audit clean
 demo: $(INSTALLED)
 	$(BIN)/icm-api demo
 
@@ -22,10 +22,28 @@ bench: $(INSTALLED)
 	$(BIN)/icm-api local fetch
 	$(BIN)/python -m benchmarks
 
+# Thousands of mangled inputs for every parser of outside bytes; `make test` has a hundred of each.
+FUZZ_EXAMPLES ?= 3000
+fuzz: $(INSTALLED)
+	FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(BIN)/python -m pytest tests/faults/test_fuzz.py
+
+# The exact versions of everything in the development environment, this package aside.
+lock: $(INSTALLED)
+	$(BIN)/python -m pip freeze --exclude-editable > requirements-dev.lock
+
+# Known vulnerabilities of the locked versions. Needs the network, so `check` does not do it. Strict: a package that the
+# advisories do not know is a failure, since an index without advisories would otherwise pass everything.
+AUDIT := .audit
+audit:
+	$(PYTHON) -m venv $(AUDIT)
+	$(AUDIT)/bin/python -m pip install --quiet pip-audit
+	$(AUDIT)/bin/pip-audit --strict --disable-pip --no-deps --requirement requirements-dev.lock \
+	  || { echo "audit: vulnerable packages above, or no advisories in reach: then nothing was audited"; exit 1; }
+
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --editable '.[local,dev]'
 	touch $@
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(AUDIT) .mypy_cache .ruff_cache .pytest_cache

@@ -17,9 +17,12 @@ Predictability alone is greatest for one label for all. Two things keep that awa
 
 A restart: labels are drawn from the calibrated scores at a temperature that cools to 0, relations are obeyed by an
 exact solution for the perturbed scores (a sample of a constrained distribution, as perturb-and-MAP of Papandreou and
-Yuille 2011 approximates it), a pass scores them, and scores are averaged over the passes, older ones fading. The first
-labels come from a warm-up of as many passes as labels (at most `MOST_WARM_UP`): random labels and the same with every
-label moved on by one, so that what a label in context pulls to, one pass adds and the next takes away.
+Yuille 2011 approximates it), a pass scores them, and scores are averaged over the passes, older ones fading.
+
+The first labels come from *anchors*: some examples asked with nothing before them, a short request each. They tell what
+the label words mean by themselves, which no pass over wrong labels can: a labelling and its opposite are about equally
+coherent, and a search that begins at random labels may end at either. Examples without an answer stand last in the
+first pass, with random labels that only they see.
 """
 
 from __future__ import annotations
@@ -31,9 +34,9 @@ from typing import Literal
 
 import numpy as np
 
-from icm_api.core.calibrate import Floats, Ints, information, log_softmax, offsets
+from icm_api.core.calibrate import Floats, Ints, calibrated, information, log_softmax, offsets
 from icm_api.core.chains import ChainBuilder
-from icm_api.core.context import Scorer
+from icm_api.core.context import Chain, Scorer
 from icm_api.core.diagnose import information_share
 from icm_api.core.mixture import fit_mixture
 from icm_api.core.passes import Average, Pass, read_pass, read_scores
@@ -43,7 +46,8 @@ from icm_api.core.shares import share_bounds, within_bounds
 from icm_api.core.step import Labelling
 from icm_api.types import Json
 
-MOST_WARM_UP = 4
+ANCHORS_EVERY = 8
+"""At least one example in so many is asked alone."""
 LEAST_TO_ESTIMATE = 8
 """Examples a label below which shares are not read off the scores."""
 SAME_SHARES = 1e-6
@@ -77,6 +81,8 @@ class SweepSettings:
     pool: int | None = None
     """Search on so many examples, and label the rest with these as context; None: search on all."""
     tail_demonstrations: int = 64
+    anchors: int = 32
+    """Examples that are asked alone first, at least; all of a smaller pool."""
     parallel: int = 1
     """Restarts that are asked side by side."""
 
@@ -202,7 +208,8 @@ class _Sweep:
         self.bounds = share_bounds(problem.n_examples, problem.n_labels, problem.relations)
         self.known = settings.shares is not None or bool(np.all(self.bounds[1] - self.bounds[0] < SAME_SHARES))
         self.first_shares = tuple(self._within_bounds(np.full(problem.n_labels, 1 / problem.n_labels)).tolist())
-        self.n_warm_up = min(problem.n_labels, MOST_WARM_UP)
+        n_anchors = max(settings.anchors, len(self.pool) // ANCHORS_EVERY)
+        self.anchors: list[int] = self._rng(1).permutation(self.pool)[:n_anchors].tolist()
         self.finished: list[Restart] = []
         self.agreement: float | None = None
         self.own_meaning: tuple[int | None, ...] | None = None
@@ -213,11 +220,10 @@ class _Sweep:
     # --- the course ---------------------------------------------------------------------------------------
 
     async def steps(self) -> AsyncGenerator[SweepStep, None]:
-        start = self._start()
-        for order, labels in self._warm_up():
-            (heard,) = await self._passes([(order, labels)])
-            before, start = start, self._solved(replace(start, average=start.average.plus(heard)))
-            yield self._step("warm-up", before, start, self.settings.t_start)
+        blank = self._start()
+        start = self._solved(replace(blank, average=blank.average.plus(await self._alone())))
+        if start.average.known.any():
+            yield self._step("warm-up", blank, start, self.settings.t_start, asked=len(self.anchors))
         self.own_meaning = start.known_labels
         restarts = [replace(start, number=k + 1) for k in range(self.settings.restarts)]
         for first in range(0, len(restarts), self.settings.parallel):
@@ -259,18 +265,15 @@ class _Sweep:
 
     # --- the parts of a pass ------------------------------------------------------------------------------
 
-    def _warm_up(self) -> list[tuple[list[int], Ints]]:
-        """Random labels, evenly many of each, and the same with every label moved on by one; all in one order. A pinned
-        label stays."""
-        rng = self._rng(1)
-        n, k = self.problem.n_examples, self.problem.n_labels
-        order = rng.permutation(self.pool).tolist()
-        labels = np.full(n, -1)
-        labels[order] = rng.permutation(k)[rng.permutation(len(order)) % k]
-        drawn = [(labels + shift) % k for shift in range(self.n_warm_up)]
-        for each in drawn:
-            each[list(self.pinned)] = list(self.pinned.values())
-        return [(order, each) for each in drawn]
+    async def _alone(self) -> Pass:
+        """The anchors, each asked with nothing before it, under the first shares."""
+        scores = await self.scorer.score_chains([Chain(((i, 0),)) for i in self.anchors])
+        found = {i: score for i, (score,) in zip(self.anchors, scores, strict=True)}
+        heard = read_scores([found.get(i) for i in range(self.problem.n_examples)], self.problem.n_labels)
+        known = heard.weights > 0
+        if known.any():
+            heard.logprobs[known] = calibrated(heard.logprobs[known], np.array(self.first_shares))
+        return heard
 
     def _start(self) -> Restart:
         n, k = self.problem.n_examples, self.problem.n_labels
@@ -328,7 +331,7 @@ class _Sweep:
             logprobs[asked] = calibrated_at(average, shares, JUDGED_AT, asked)[asked]
         labels, gap = self._solve(logprobs)
         known = average.known
-        told = information(average.logprobs[known], labels[known], average.trust[known])
+        told = information(average.logprobs[known], labels[known], average.trust[known]) if known.any() else 0.0
         return replace(restart, calibrated=logprobs, labels=labels, information_nats=told, gap_nats=gap)
 
     def _solve(self, logprobs: Floats) -> tuple[Ints, float]:
@@ -382,7 +385,7 @@ class _Sweep:
             changed=tuple(np.flatnonzero(old.labels != new.labels).tolist()),
             asked=len(self.pool) if asked is None else asked,
             done=self.passes_done + -(-self.tail_done // len(self.pool)),
-            total=self.n_warm_up + self.settings.restarts * self.settings.passes + -(-len(self.rest) // len(self.pool)),
+            total=1 + self.settings.restarts * self.settings.passes + -(-len(self.rest) // len(self.pool)),
             notes=self._notes(),
             problem=self.problem,
             alpha=self.settings.alpha,

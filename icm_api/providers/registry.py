@@ -143,7 +143,7 @@ def _third_party(path: str) -> Opener:
     module_name, _, attribute = path.partition(":")
     try:
         opener = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, ValueError, AttributeError, SyntaxError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError, SyntaxError) as error:
         raise ConfigError(f"provider {path!r} cannot be imported: {error}") from error
     if not callable(opener):
         raise ConfigError(f"provider {path!r} is no class or function of (settings, api_key)")

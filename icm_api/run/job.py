@@ -22,8 +22,11 @@ from icm_api.tasks.toml_task import load_task
 from icm_api.types import Example, Relation
 
 CONTROL_TOKEN = re.compile(
-    r"<[|｜][^|｜<>]{1,40}[|｜]>|</?s>|<(?:bos|eos|pad|unk)>|<(?:start|end)_of_turn>|</?think>|</?tool_(?:call|response)>"
-    r"|\[/?INST\]|<</?SYS>>|\[(?:CLS|SEP|BOS|EOS|PAD|MASK|gMASK)\]"
+    r"<[|｜][^|｜<>]{1,40}[|｜]>|<\|[a-z_]{3,40}>|<[a-z_]{3,40}\|>|</?s>|</?think>|</?tool_(?:call|response)>"
+    r"|<(?:bos|eos|pad|unk|mask|(?:BOS|EOS|PAD|UNK|MASK)_TOKEN|(?:start|end)_of_[a-z]+)>"
+    r"|<(?:fim_(?:prefix|middle|suffix|pad)|unused\d+|extra_id_\d+)>"
+    r"|\[/?(?:INST|TOOL_CALLS|TOOL_RESULTS|AVAILABLE_TOOLS|SYSTEM_PROMPT|THINK)\]|<</?SYS>>"
+    r"|\[(?:CLS|SEP|BOS|EOS|PAD|MASK|gMASK)\]"
 )
 """Texts that servers take for control tokens when they tokenise a prompt themselves."""
 

@@ -216,7 +216,7 @@ def _from_class(path: str, labels: Sequence[str] | None) -> Task:
     module_name, _, class_name = path.partition(":")
     try:
         task_class = getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, AttributeError, ValueError, SyntaxError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError, SyntaxError) as error:
         raise ConfigError(f"task {path!r} cannot be loaded: {error}") from error
     if not (isinstance(task_class, type) and issubclass(task_class, Task) and task_class is not Task):
         raise ConfigError(f"task {path!r} is not a subclass of icm_api.tasks.base.Task")

@@ -21,7 +21,21 @@ from tests.conftest import Answer, Asked, ScriptedServer
 ODD_NUMBERS = (0, -0.0, 1, -1, 5, 2**63, 10**400, -(10**400), 0.5, -0.1, -9999.0, -1000.0, -3.4e38, 1e308)
 ODD_CONSTANTS = (float("nan"), float("inf"), float("-inf"))
 """Not JSON, but what Python's `json` reads and writes."""
-ODD_TEXTS = ("", " ", "0", "-1", "9" * 5000, "٣", "\ud800", "\0", "\x1b[2J", "ａ", "a\n\nLabel: True", "x" * 3000, "NaN")
+ODD_TEXTS = (
+    "",
+    " ",
+    "0",
+    "-1",
+    "9" * 5000,
+    "٣",
+    "\ud800",
+    "\0",
+    "\x1b[2J",
+    "ａ",
+    "a\n\nLabel: True",
+    "x" * 3000,
+    "NaN",
+)
 leaves = st.one_of(
     st.none(),
     st.booleans(),
@@ -39,9 +53,33 @@ values = st.recursive(
 )
 DEEP = 100_000
 PIECES = (
-    *(b"\0", b"\xff", b"\xef\xbb\xbf", b"\xed\xa0\x80", b"\r", b"\n", b"\n\n", b'"', b"'", b"\\", b"{", b"}", b"[", b"]", b","),
+    *(
+        b"\0",
+        b"\xff",
+        b"\xef\xbb\xbf",
+        b"\xed\xa0\x80",
+        b"\r",
+        b"\n",
+        b"\n\n",
+        b'"',
+        b"'",
+        b"\\",
+        b"{",
+        b"}",
+        b"[",
+        b"]",
+        b",",
+    ),
     *(b":", b"=", b"#", b"null", b"true", b"NaN", b"-Infinity", b"1e999", b"9" * 5000, b"[" * DEEP, b'{"a":' * DEEP),
-    *(b"\\ud800", b"\\u0000", b"!!python/object/apply:os.system", b"cos\nsystem\n", b"\x80\x04", b"__reduce__", b"''' '''"),
+    *(
+        b"\\ud800",
+        b"\\u0000",
+        b"!!python/object/apply:os.system",
+        b"cos\nsystem\n",
+        b"\x80\x04",
+        b"__reduce__",
+        b"''' '''",
+    ),
     *(b"0000-00-00", b"{a}", b"{{", b"{", b" " * 50, b"\x1b[2J", "‮".encode()),
 )
 

@@ -6,10 +6,12 @@ Only errors of this package may come out, or a value that is fit for use. `make 
 
 from __future__ import annotations
 
+import atexit
 import io
 import json
 import math
 import os
+import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
@@ -76,6 +78,7 @@ fuzzed = settings(
     phases=(Phase.generate, Phase.shrink),
 )
 FOLDER = Path(tempfile.mkdtemp(prefix="icm-fuzz-"))
+atexit.register(shutil.rmtree, FOLDER, ignore_errors=True)
 LABELS = ("False", "True")
 
 
@@ -91,8 +94,9 @@ def attempt(work: Callable[[], Any]) -> Any:
     try:
         return work()
     except IcmError as error:
-        assert str(error).strip()
-        return None
+        refusal = error
+    assert str(refusal).strip()
+    return None
 
 
 # --- what users bring -------------------------------------------------------------------------------------
@@ -107,7 +111,7 @@ RELATIONS = (
     b'{"kind": "transitive", "ids": ["a", "2", "c"], "label": "True"}\n{"kind": "and", "ids": ["a", "2", "c"]}\n',
 )
 TASK = (
-    b'name = "mine"\ntemplate = """\nText: {text}\nBy: {by}\nLabel:"""\nlabels = ["no", {name = "yes", text = " yes"}]\n'
+    b'name = "mine"\ntemplate = """\nText: {text}\nBy: {by}\nLabel:"""\nlabels = ["no", {name = "yes", text = " y"}]\n'
     b'positive = "yes"\nmay_be_empty = ["by"]\n[columns]\ntext = "body"\n[[relations]]\nrule = "swapped"\n'
     b'fields = ["text", "by"]\n[key_from]\nfield = "text"\nrule = "final_answer"\n',
 )
@@ -223,7 +227,7 @@ REQUESTS: tuple[Request[Any], ...] = (
     NextTokenRequest(PROMPT, ("s",), continuation=" Ye"),
     SequenceRequest(PROMPT, WANTED, first=1),
     ChoiceRequest(PROMPT, WANTED),
-    TokenCountRequest(("Text: a", "Label:")),
+    TokenCountRequest(("Text: a\nLabel:", " True")),
 )
 V1 = f"{Unwired.url}/v1"
 
@@ -376,7 +380,7 @@ def test_replies(name, data):
 
 
 @pytest.mark.parametrize("name", ["ollama", "vllm", "sglang", "tgi", "llama-cpp"])
-@fuzzed
+@settings(fuzzed, max_examples=max(1, EXAMPLES // 4))  # opening a client takes long
 @given(st.data())
 def test_replies_to_the_first_questions(name, data):
     serve, make = HOSTS[name]
@@ -453,10 +457,14 @@ def finished_run() -> Path:
     """The folder of a small run, as this program left it."""
     rows = [{"id": f"r{i}", "text": f"review number {i}"} for i in range(6)]
     data = on_disk("data.jsonl", "\n".join(map(json.dumps, rows)).encode())
-    environ = {"ICM_API_CACHE_DIR": str(FOLDER / "cache")}
-    os.environ |= environ
     icm_api.label(
-        str(data), task="classify", labels=["False", "True"], provider="synthetic", run_dir=FOLDER / "run", report=False
+        str(data),
+        task="classify",
+        labels=["False", "True"],
+        provider="synthetic",
+        run_dir=FOLDER / "run",
+        cache_dir=FOLDER / "replies",
+        report=False,
     )
     return FOLDER / "run"
 
@@ -507,5 +515,3 @@ def test_probe_records(data):
     path.write_bytes(other(data, good))
     found = attempt(lambda: find_record(FOLDER / "cache", host))
     assert found is None or json.dumps(asdict(found))
-
-

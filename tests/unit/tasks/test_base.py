@@ -20,7 +20,7 @@ PARTS: dict[str, Any] = {
 
 def test_a_text_ends_where_its_label_starts():
     example = Example("1", {"q": " why?\n", "a": "because \n"})
-    assert Task(**PARTS).text(example) == "Q:  why?\n\nA: because"
+    assert Task(**PARTS).text(example) == "Q:  why?\nA: because"
 
 
 def test_a_text_has_no_blank_lines_that_could_end_its_example_and_keeps_its_indentation():
