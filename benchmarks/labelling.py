@@ -260,6 +260,7 @@ async def run_cell(cell: Cell, model: str, replies: Path) -> Row:
                 "provider_options": options,
                 "cache_dir": Path(folder) / "cache",
                 "run_dir": Path(folder) / "run",
+                "report": False,
                 **told,
             },
             {},
@@ -300,6 +301,8 @@ def _measured(result: Result) -> Row:
         "evaluated_tokens": None if prompt is None or cached is None else prompt - cached,
         "wall_s": summary.wall_s,
         "calibration_error": summary.calibration_error,
+        "verdict": summary.verdict,
+        "signs": [sign["name"] for sign in summary.signs],
         "warnings": list(summary.warnings),
     }
 

@@ -142,6 +142,7 @@ def describe(summary: Summary) -> str:
             + ("; made with the gold labels: a ceiling" if summary.used_gold else "")
         )
     lines += [f"warning: {warning}" for warning in summary.warnings]
+    lines.append(f"verdict: {summary.verdict}")
     return "\n".join([*lines, f"labels: {summary.out}"])
 
 

@@ -382,7 +382,7 @@ class _Sweep:
             restart=new,
             best=self._best() if self.finished else new,
             temperature=heat,
-            changed=tuple(np.flatnonzero(old.labels != new.labels).tolist()),
+            changed=tuple(_changed(old, new)),
             asked=len(self.pool) if asked is None else asked,
             done=self.passes_done + -(-self.tail_done // len(self.pool)),
             total=1 + self.settings.restarts * self.settings.passes + -(-len(self.rest) // len(self.pool)),
@@ -430,6 +430,12 @@ def calibrated_at(average: Average, shares: Floats, heat: float, among: Ints | N
         pull = temperature * offsets(result[chosen] / temperature, shares, average.trust[chosen])
         result[chosen] = log_softmax(result[chosen] + pull)
     return result
+
+
+def _changed(old: Restart, new: Restart) -> list[int]:
+    """Examples whose label is another, or whose first score has come."""
+    other = (old.labels != new.labels) | ~old.average.known
+    return np.flatnonzero(other & new.average.known).tolist()
 
 
 def _agreement(labellings: Sequence[Ints]) -> float | None:

@@ -46,14 +46,11 @@ def _lines(journal: Sequence[Mapping[str, Any]], column: str) -> list[Line]:
 
 
 def _placed(journal: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, float, Mapping[str, Any]]]:
-    """Each line of the journal with the course it belongs to, and its place there. The tail is no course."""
-    warm_up = 0
+    """Each line of the journal with the course it belongs to, and its place there. Warm-up and tail are no course."""
     for number, line in enumerate(journal):
-        if line.get("stage") == "tail":
+        if line.get("stage") in ("warm-up", "tail"):
             continue
-        if line.get("stage") == "warm-up":
-            warm_up += 1
-        elif "pass" in line:
+        if "pass" in line:
             yield f"restart {line['restart']}", float(line["pass"]), line
         else:
             yield "", float(line.get("step", number)), line
@@ -76,7 +73,7 @@ def _accuracies(journal: Sequence[Mapping[str, Any]], gold: Mapping[str, str]) -
     start: dict[str, str] = {}
     held: dict[str, dict[str, str]] = {}
     for line in journal:
-        changed = dict(zip(line["changed"], line["labels"], strict=False))
+        changed = {i: label for i, label in zip(line["changed"], line["labels"], strict=True) if label is not None}
         if line.get("stage") == "warm-up":
             start |= changed
             continue

@@ -65,6 +65,7 @@ def render(report: Report) -> str:
         script=Markup(script),  # noqa: S704
         data=embedded(table_data(report.rows)),
         summary=report.summary,
+        notes=_notes(report.summary),
         verdict=(report.summary["verdict"], VERDICTS[report.summary["verdict"]]),
         charts=charts(report),
         certain=_extremes(report.rows, most=True),
@@ -106,6 +107,12 @@ VERDICTS = {
     "doubtful": "There are signs to look at before you use these labels.",
     "healthy": "Nothing speaks against these labels. Coherent is not yet true: look at some before you rely on them.",
 }
+
+
+def _notes(summary: Mapping[str, Any]) -> list[str]:
+    """Warnings that are no signs against the labels."""
+    evidence = {sign["evidence"] for sign in summary["signs"]}
+    return [warning for warning in summary["warnings"] if warning not in evidence]
 
 
 def table_data(rows: Sequence[ReportRow]) -> dict[str, Any]:

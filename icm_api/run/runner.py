@@ -451,7 +451,7 @@ class _Run:
         return {
             "step": step.step,
             "changed": [ids[i] for i in step.changed],
-            "labels": [names[k] for i in step.changed if (k := labels[i]) is not None],
+            "labels": [None if (k := labels[i]) is None else names[k] for i in step.changed],
             "labelled": _labelled(labels),
             "asked": step.asked,
             "gap_nats": step.gap_nats,

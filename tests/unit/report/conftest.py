@@ -29,6 +29,7 @@ def summary(**changes):
         "price_source": None,
         "label_shares": {"negative": 1 / 3, "positive": 2 / 3},
         "verdict": "healthy",
+        "signs": [],
         "warnings": ["six answers said nothing"],
     } | changes
 

@@ -22,6 +22,17 @@ def test_nothing_is_loaded_from_elsewhere(make_report):
     assert "default-src &#39;none&#39;" in page
 
 
+def test_signs_and_notes_stand_apart(make_report):
+    sign = {"name": "surface", "level": "doubtful", "evidence": "length alone tells 97 % of these labels"}
+    told = summary(verdict="doubtful", signs=[sign], warnings=["six answers said nothing", sign["evidence"]])
+    page = render(make_report(summary=told))
+    against, notes = page.split("<h2>Notes</h2>")
+    assert sign["evidence"] in against
+    assert sign["evidence"] not in notes
+    assert "six answers" in notes.partition("</section>")[0]
+    assert "What speaks against" not in render(make_report())
+
+
 def test_hostile_text_stays_text(make_report):
     page = render(make_report(title=HOSTILE, summary=summary(warnings=[HOSTILE], label_shares={HOSTILE: 1.0})))
     assert "<img" not in page
