@@ -38,6 +38,13 @@ COURSE_NOTE = (
     "prompt tokens of zero-shot. Without echo a pass sends each example with all before it, most of it from the host's "
     "cache; with echo a pass is about 1 x own."
 )
+ABOVE = 0.05
+"""How far above both baselines an accuracy must be to count as clearly above them."""
+DIAGNOSIS_NOTE = (
+    "Verdicts use no gold. Area: how often a run that is not good has more, or graver, signs than one that is (ties "
+    f"count half). Clearly above chance: by {CLEARLY:g} over the larger label share. Clearly above zero-shot and random "
+    f"demonstrations: by {ABOVE:g} over the better of the two and the larger label share."
+)
 FAILURES_NOTE = (
     "Collapsed: nearly all examples got one label. Gold's objective higher: the gold labels have more information than "
     "those found, so that the search failed, not the model. Agreement of restarts: 1 is perfect, chance is 0."
@@ -172,6 +179,38 @@ class Report:
             body.append([str(restart), str(n_passes), number(accuracy, 3), number(tokens, 1)])
         return table(["restart", "pass", "accuracy of what is kept", "prompt tokens / own"], body)
 
+    def diagnosis(self) -> str:
+        """Of runs that have a verdict and are no ceiling: how good those of each verdict are, and the area under the
+        curve of true against false alarms."""
+        rows = [row for row in self.rows if row.get("verdict") and row["method"] != GOLD_METHOD]
+        body = []
+        for verdict in ("healthy", "doubtful", "failed"):
+            found = [row for row in rows if row["verdict"] == verdict]
+            shown = [number(mean(row["accuracy"] for row in found) if found else None)]
+            body.append(
+                [
+                    verdict,
+                    str(len(found)),
+                    *shown,
+                    *(_of([good(row) for row in found]) for good in (_held, self._better)),
+                ]
+            )
+        alarms = [len(row["signs"]) + 100 * (row["verdict"] == "failed") for row in rows]
+        areas = [roc_area(alarms, [not good(row) for row in rows]) for good in (_held, self._better)]
+        return table(
+            ["verdict", "runs", "accuracy", "clearly above chance", "clearly above zero-shot and random"],
+            [*body, ["area under the curve", str(len(rows)), "", *map(number, areas)]],
+        )
+
+    def _better(self, row: Row) -> bool:
+        """Above both baselines of its draw by `ABOVE`; where one was not run, above the other."""
+        baselines = [
+            other["accuracy"]
+            for other in self.rows
+            if other["method"] in ("zero-shot", "random-few-shot") and _draw(other)[:3] == _draw(row)[:3]
+        ]
+        return bool(row["accuracy"] >= max([*baselines, max(row["true_shares"])]) + ABOVE)
+
     def failures(self) -> str:
         """Collapses by label share, and searches that stopped short of an objective that gold has."""
         clear = self.clear_tasks()
@@ -213,11 +252,30 @@ class Report:
                 "### Sweep: accuracy against cost",
                 COURSE_NOTE,
                 self.course(),
+                "### Diagnosis",
+                DIAGNOSIS_NOTE,
+                self.diagnosis(),
                 "### Failures",
                 FAILURES_NOTE,
                 self.failures(),
             ]
         )
+
+
+def roc_area(alarms: Sequence[float], bad: Sequence[bool]) -> float | None:
+    """Area under the ROC curve (Mann and Whitney's statistic); None where all are good, or all bad."""
+    pairs = [
+        (a, b)
+        for a, is_bad in zip(alarms, bad, strict=True)
+        if is_bad
+        for b, other in zip(alarms, bad, strict=True)
+        if not other
+    ]
+    return mean((a > b) + 0.5 * (a == b) for a, b in pairs) if pairs else None
+
+
+def _held(row: Row) -> bool:
+    return bool(row["accuracy"] - max(row["true_shares"]) >= CLEARLY)
 
 
 def _until(course: Sequence[Row], restart: int, n_passes: int) -> Row:

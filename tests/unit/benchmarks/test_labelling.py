@@ -21,7 +21,7 @@ from benchmarks.labelling import (
     shares_of,
     ways,
 )
-from benchmarks.labelling_report import NONE, Point, draw_picture, interval, name_heights, points, reports
+from benchmarks.labelling_report import NONE, Point, draw_picture, interval, name_heights, points, reports, roc_area
 from benchmarks.labelling_report import main as report
 from icm_api.providers.synthetic import Synthetic
 
@@ -271,3 +271,10 @@ def test_a_synthetic_draw_has_its_shares_and_the_learners_truth(case):
     assert sum(truth) == 40 * case.share
     if case.grouped:
         assert all(sum(truth[first : first + 4]) == 1 for first in range(0, 40, 4))
+
+
+def test_the_area_is_the_share_of_pairs_in_which_the_bad_run_has_more_signs():
+    assert roc_area([0, 1, 2], [False, False, True]) == 1.0
+    assert roc_area([2, 1, 0], [False, False, True]) == 0.0
+    assert roc_area([1, 1], [False, True]) == 0.5
+    assert roc_area([0, 1], [False, False]) is None
