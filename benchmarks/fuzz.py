@@ -8,10 +8,11 @@ finding.
 from __future__ import annotations
 
 import sys
-from functools import partial
 from typing import Any
 
-import atheris  # type: ignore[import-not-found]
+import atheris  # type: ignore[import-untyped,import-not-found,unused-ignore]
+from hypothesis import given
+from hypothesis import strategies as st
 
 with atheris.instrument_imports(include=["icm_api"]):
     from tests.faults import test_fuzz
@@ -22,10 +23,15 @@ SECONDS = "60"
 def target(name: str) -> Any:
     """The fuzz test of that name; `test_replies:vllm` is the one for that host."""
     test, _, host = name.partition(":")
-    found = getattr(test_fuzz, test).hypothesis
-    if host:
-        found.inner_test = partial(found.inner_test, host)
-    return found.fuzz_one_input
+    found = getattr(test_fuzz, test)
+    if not host:
+        return found.hypothesis.fuzz_one_input
+
+    def on_host(data: st.DataObject) -> None:
+        found.hypothesis.inner_test(host, data)
+
+    wrapped: Any = test_fuzz.fuzzed(given(st.data())(on_host))
+    return wrapped.hypothesis.fuzz_one_input
 
 
 def main(name: str, seconds: str = SECONDS) -> None:

@@ -42,8 +42,8 @@ ABOVE = 0.05
 """How far above both baselines an accuracy must be to count as clearly above them."""
 DIAGNOSIS_NOTE = (
     "Verdicts use no gold. Area: how often a run that is not good has more, or graver, signs than one that is (ties "
-    f"count half). Clearly above chance: by {CLEARLY:g} over the larger label share. Clearly above zero-shot and random "
-    f"demonstrations: by {ABOVE:g} over the better of the two and the larger label share."
+    f"count half). Clearly above chance: by {CLEARLY:g} over the larger label share. Clearly above zero-shot and "
+    f"random demonstrations: by {ABOVE:g} over the better of the two and the larger label share."
 )
 FAILURES_NOTE = (
     "Collapsed: nearly all examples got one label. Gold's objective higher: the gold labels have more information than "

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -51,18 +51,39 @@ def _read_json(value: Any) -> Any:
 def _checked_body(body: dict[str, Any]) -> dict[str, Any]:
     own = sorted(_OUR_MEMBERS & body.keys())
     if own:
-        raise ValueError(f"{own[0]!r} is set by this program and cannot be given")
-    secret = sorted(name for name in body if _SECRET.fullmatch(name))
+        raise ValueError(
+            f"{' and '.join(map(repr, own))} cannot be given: this program sets what replies are read by and what "
+            "limits on spending rest on"
+        )
+    secret = sorted(name for name in _names_in(body) if _SECRET.fullmatch(name))
     if secret:
         raise ValueError(f"{secret[0]!r} may hold a key, and this is stored: give the key's variable by api_key_env")
     return body
 
 
+def _names_in(value: Any) -> Iterator[str]:
+    """Names of all members, at any depth."""
+    if isinstance(value, dict):
+        yield from value
+    if isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _names_in(inner)
+
+
 _OUR_MEMBERS = frozenset(
-    {"model", "messages", "prompt", "input", "questions", "stream", "n", "echo", "logprobs", "top_logprobs"}
+    {
+        *("model", "messages", "prompt", "input", "questions", "stream", "echo", "logprobs", "top_logprobs"),
+        *("max_tokens", "max_completion_tokens", "max_output_tokens", "n", "best_of"),
+        *("temperature", "top_p", "logit_bias", "response_format"),
+    }
 )
-"""What every reply is read by."""
-_SECRET = re.compile(r"(x-)?(api[-_]?)?key|authorization|secret|password", re.IGNORECASE)
+"""What every reply is read by, what bounds its price, and what would bend its probabilities."""
+_SECRET = re.compile(
+    r"(.*[-_])?(api)?key|.*(authorization|secret|passw(or)?d|credentials?|cookie)"
+    r"|((.*[-_])?(access|auth|api|bearer|id|refresh|session|secret))?[-_]?token",
+    re.IGNORECASE,
+)
+"""Names of members that hold keys. Not `prompt_cache_key`, which is none."""
 
 Names = Annotated[tuple[str, ...], BeforeValidator(_split_commas)]
 Pairs = Annotated[dict[str, str], BeforeValidator(_split_pairs)]

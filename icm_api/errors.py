@@ -18,6 +18,7 @@ IcmError                                   exit code 1
 from __future__ import annotations
 
 from collections.abc import Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import ClassVar
 
@@ -65,7 +66,7 @@ class BudgetError(IcmError):
 
     exit_code = 3
 
-    def __init__(self, limit: str, spent: int | float, allowed: int | float) -> None:
+    def __init__(self, limit: str, spent: int | Decimal, allowed: int | Decimal) -> None:
         self.limit, self.spent, self.allowed = limit, spent, allowed
         super().__init__(f"stopped before passing {limit} = {allowed} (used so far: {spent})")
 

@@ -256,6 +256,8 @@ class Capabilities:
     log-probabilities: None where `NextTokenRequest` is answered."""
     prefix_slots: int | None = None
     """How many prompts' beginnings the host keeps evaluated at a time; None: no limit is known."""
+    thought_tokens: int = 0
+    """Most that a model which cannot do without thinking may write before its answer to a `ChoiceRequest`."""
 
 
 # --- label scores -----------------------------------------------------------------------------------------

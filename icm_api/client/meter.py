@@ -89,15 +89,16 @@ class Bound:
     output_tokens: int
 
 
-def bound_of(request: Request[Any]) -> Bound:
-    """No tokeniser makes more tokens than there are UTF-8 bytes. Raises CapabilityError for an unknown request."""
+def bound_of(request: Request[Any], thought_tokens: int = 0) -> Bound:
+    """No tokeniser makes more tokens than there are UTF-8 bytes. `thought_tokens`: as the provider's capabilities have
+    them. Raises CapabilityError for an unknown request."""
     if isinstance(request, NextTokenRequest):
         return Bound(_prompt_bound((*request.prompt.chunks, request.continuation), TOKENS_PER_REQUEST), OUTPUT_TOKENS)
     if isinstance(request, SequenceRequest):
         return Bound(_prompt_bound(request.prompt.chunks, TOKENS_PER_REQUEST), OUTPUT_TOKENS)
     if isinstance(request, ChoiceRequest):  # labels: offered in the question, and again in what constrains the answer
         parts = (*request.prompt.chunks, *request.labels, *request.labels)
-        return Bound(_prompt_bound(parts, TOKENS_PER_CHOICE), answer_tokens(request.labels))
+        return Bound(_prompt_bound(parts, TOKENS_PER_CHOICE), answer_tokens(request.labels) + thought_tokens)
     raise CapabilityError(f"no bound is known for the price of a request of kind {request.kind!r}")
 
 
@@ -155,12 +156,13 @@ class Tally:
         self._in_the_air: set[Hold] = set()
         self._landing = asyncio.Event()
 
-    async def reserve(self, request: Request[Any]) -> Hold:
-        """Make room for one attempt; wait for it where only what is in the air stands in the way.
+    async def reserve(self, request: Request[Any], thought_tokens: int = 0) -> Hold:
+        """Make room for one attempt; wait for it where only what is in the air stands in the way. `thought_tokens`: as
+        `bound_of` takes them.
 
         Raises `BudgetError` when there will be none, and changes nothing then.
         """
-        bound = bound_of(request)
+        bound = bound_of(request, thought_tokens)
         hold = Hold(bound.prompt_tokens, self._most_usd(bound))
         while (error := self._shortage(hold)) is not None:
             if not self._in_the_air or error.limit == "max_requests":  # a request counts however it ends
@@ -254,7 +256,7 @@ def _check_priced(price: Price | None, before: Snapshot) -> None:
 def _over(limit: str, used: int | Decimal, wanted: int | Decimal, allowed: int | Decimal | None) -> BudgetError | None:
     if allowed is None or used + wanted <= allowed:
         return None
-    error = BudgetError(limit, _number(used), _number(allowed))
+    error = BudgetError(limit, used, allowed)
     if limit != "max_requests":
         error.args = (
             f"stopped before passing {limit} = {_plain(allowed)}: {_plain(used)} is spent (or held for attempts that "
@@ -263,11 +265,6 @@ def _over(limit: str, used: int | Decimal, wanted: int | Decimal, allowed: int |
             "not paid for again",
         )
     return error
-
-
-def _number(value: int | Decimal) -> int | float:
-    """For the error's fields, which are only shown."""
-    return value if isinstance(value, int) else float(value)
 
 
 def _plain(value: int | Decimal) -> str:
@@ -284,7 +281,7 @@ class Metered(Wrapper):
     async def send(self, request: Request[R]) -> R:
         if not request.paid:
             return await self.inner.send(request)
-        hold = await self._tally.reserve(request)
+        hold = await self._tally.reserve(request, self.capabilities.thought_tokens)
         try:
             reply = await self.inner.send(request)
         except BaseException as error:  # a cancelled request may have been charged too

@@ -54,7 +54,9 @@ class Retrying(Wrapper):
         sleep: Sleep = asyncio.sleep,
         clock: Callable[[], float] = time.monotonic,
         jitter: Random | None = None,
+        say: Callable[[str], None] | None = None,
     ) -> None:
+        """`say` gets one line when the client first waits for a host that has not answered yet."""
         super().__init__(inner)
         self._policy = policy
         self._answered_s: float | None = None
@@ -64,6 +66,7 @@ class Retrying(Wrapper):
         self._sleep = sleep
         self._clock = clock
         self._jitter = jitter or Random()
+        self._say = say
 
     async def send(self, request: Request[R]) -> R:
         started_s = self._clock()
@@ -97,6 +100,7 @@ class Retrying(Wrapper):
             wait=self._wait_s,
             stop=lambda state: reason(state) is not None,
             retry_error_callback=give_up,
+            before_sleep=self._tell_first_wait,
         )
         return cast(R, await loop(attempt))
 
@@ -104,6 +108,12 @@ class Retrying(Wrapper):
         reply = await self.inner.send(request)
         self._answered_s = self._clock()
         return reply
+
+    def _tell_first_wait(self, state: RetryCallState) -> None:
+        if self._say is None or self._answered_s is not None:
+            return
+        self._say(f"{_failure(state)}; trying again, {self._policy.attempts - 1} times at most")
+        self._say = None
 
     def _wait_s(self, state: RetryCallState) -> float:
         longest_s = self._policy.first_wait_s * 2.0 ** (state.attempt_number - 1)

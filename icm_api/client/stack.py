@@ -9,6 +9,7 @@ a retry holds no place.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,14 +52,16 @@ def build_client(
     price: Price | None = None,
     spent: Snapshot | None = None,
     sleep: Sleep = asyncio.sleep,
+    say: Callable[[str], None] | None = None,
 ) -> Client:
     """Wrap `adapter`. `cache` is the folder of the replies (None: keep none); `price`: of the model, None: unknown;
-    `spent`: the counts of an earlier part of the same run, which the limits include; `sleep` waits between attempts.
+    `spent`: the counts of an earlier part of the same run, which the limits include; `sleep` waits between attempts;
+    `say` is told when the host does not answer at first.
 
     Raises ConfigError for a limit in dollars where the price is unknown.
     """
     tally = Tally(limits, price=price, spent=spent)
     metered = Metered(Limited(adapter, max_concurrency), tally)
-    retrying = Retrying(Breaker(metered, retry_policy, sleep=sleep), retry_policy, sleep=sleep)
+    retrying = Retrying(Breaker(metered, retry_policy, sleep=sleep), retry_policy, sleep=sleep, say=say)
     outermost = retrying if cache is None else Cached(retrying, open_cache(cache))
     return Client(outermost, tally, retrying, spent.retries if spent else 0)

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
+from urllib.parse import urlsplit
 
 from icm_api.errors import RequestError
 from icm_api.providers.choices import answer_schema, answer_tokens, cut_off, question, read_text, refused, replied
@@ -26,6 +27,7 @@ ADAPTER_VERSION = 1
 """Raise it when the same request would be asked or read in another way: it is part of the cache key."""
 API_VERSION = "2026-10-21"
 """Sent as `anthropic-version`. It refuses `temperature` and its like: answers are drawn as the host does by default."""
+VENDORS_HOST = "api.anthropic.com"
 _NO_KEY = "no-key"
 """The SDK insists on a key; hosts without one ignore it. Otherwise it would look for credentials by itself."""
 _CACHED_UP_TO_HERE: dict[str, Json] = {"type": "ephemeral"}
@@ -87,7 +89,7 @@ class Anthropic:
             max_top_k=None,
             continues_label=False,
             counts_tokens=False,
-            plain_text_tokens=True,
+            plain_text_tokens=urlsplit(self._host.base_url).hostname == VENDORS_HOST,
             context_tokens=self._context_tokens,
             choices="votes",
         )

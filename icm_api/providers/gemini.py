@@ -27,7 +27,15 @@ from icm_api.providers.choices import (
     refused,
     replied,
 )
-from icm_api.providers.http import BoundedClient, Host, checked_api_key, checked_base_url, count, sensible_wait_s
+from icm_api.providers.http import (
+    BoundedClient,
+    Host,
+    checked_api_key,
+    checked_base_url,
+    count,
+    sensible_wait_s,
+    whole_number,
+)
 from icm_api.providers.listed import as_continuation, checked, floor_nats, nats
 from icm_api.types import (
     Candidate,
@@ -47,7 +55,7 @@ Route: TypeAlias = Literal["chat", "votes"]
 Body: TypeAlias = "dict[str, Json]"
 
 NAME = "gemini"
-ADAPTER_VERSION = 1
+ADAPTER_VERSION = 2
 """Raise it when the same request would be asked or read in another way: it is part of the cache key."""
 MAX_TOP_K = 20
 
@@ -61,13 +69,20 @@ LEAST_THINKING: Mapping[str, Mapping[str, Json]] = {
 """How little each family can be made to think, by the beginning of a model's name; the first that fits counts.
 Source: https://ai.google.dev/gemini-api/docs/thinking, checked 2026-11-22."""
 
+ROOM_BY_LEVEL: Mapping[str, int] = {"minimal": 512, "low": 2048, "medium": 8192, "high": 32_768}
+"""Tokens for thoughts beside the answer, as both share `maxOutputTokens`. The host states no numbers for levels; these
+are generous, since only what is written is paid for."""
+ROOM_BESIDE_BUDGET = 128
+"""A host may pass a budget by a little."""
+
 _NO_LOGPROBS = re.compile(r"log-?probs?\b.{0,40}\bnot (enabled|supported)", re.IGNORECASE)
 
 
 class Gemini:
     """A provider over one Gemini model. `base_url` ends before `/models`. `route`: `chat` reads the log-probs of the
     answer's first token, `votes` takes constrained answers. `thinking`: a budget in tokens, a level, or `omit` to send
-    none; None: as little as `LEAST_THINKING` knows. Raises ConfigError for an unusable argument."""
+    none; None: as little as `LEAST_THINKING` knows. Raises ConfigError for an unusable argument, and for `chat` with a
+    model that thinks before it answers: the one token that is paid for there would be a thought."""
 
     def __init__(
         self,
@@ -95,6 +110,12 @@ class Gemini:
         )
         self._route, self._top_k, self._context_tokens = route, top_k, context_tokens
         self._thinking = _thinking(name, thinking)
+        self._thought_tokens = _thought_tokens(name, self._thinking)
+        if route == "chat" and _surely_thinks(self._thinking):
+            raise ConfigError(
+                f"{name} thinks before it answers ({json.dumps(dict(self._thinking))}), so no log-probabilities of an "
+                "answer's first token can be had: ask for votes (--route votes) or use another model"
+            )
 
     @classmethod
     def from_options(cls, options: Mapping[str, str], **settings: Any) -> Gemini:
@@ -134,6 +155,7 @@ class Gemini:
             plain_text_tokens=False,
             context_tokens=self._context_tokens,
             choices="votes" if self._route == "votes" else None,
+            thought_tokens=self._thought_tokens,
         )
 
     async def send(self, request: Request[R]) -> R:
@@ -178,7 +200,7 @@ class Gemini:
         asked = question(request)
         body = _turns(asked.system, asked.shown, asked.asked)
         config: Body = {
-            "maxOutputTokens": answer_tokens(request.labels),
+            "maxOutputTokens": answer_tokens(request.labels) + self._thought_tokens,
             "temperature": 1,
             "responseMimeType": "application/json",
             "responseJsonSchema": answer_schema(request.labels),
@@ -238,9 +260,31 @@ class Gemini:
 def _thinking(model: str, chosen: str | None) -> Mapping[str, Json]:
     if chosen == "omit":
         return {}
-    if chosen is not None:
-        return {"thinkingBudget": int(chosen)} if chosen.isdecimal() else {"thinkingLevel": chosen}
-    return next((least for family, least in LEAST_THINKING.items() if model.startswith(family)), {})
+    if chosen is None:
+        return _least_thinking(model) or {}
+    budget = whole_number(chosen)
+    if budget is None and chosen not in ROOM_BY_LEVEL:
+        raise ConfigError(f"thinking must be a number of tokens, {', '.join(ROOM_BY_LEVEL)} or omit, not {chosen!r}")
+    return {"thinkingLevel": chosen} if budget is None else {"thinkingBudget": budget}
+
+
+def _least_thinking(model: str) -> Mapping[str, Json] | None:
+    """None: a model that is not known to think."""
+    return next((least for family, least in LEAST_THINKING.items() if model.startswith(family)), None)
+
+
+def _thought_tokens(model: str, thinking: Mapping[str, Json]) -> int:
+    """Room for thoughts. A model that is left to itself may think as long as one told to think much."""
+    budget, level = thinking.get("thinkingBudget"), thinking.get("thinkingLevel")
+    if isinstance(budget, int):
+        return budget and budget + ROOM_BESIDE_BUDGET
+    if isinstance(level, str):
+        return ROOM_BY_LEVEL[level]
+    return 0 if _least_thinking(model) is None else ROOM_BY_LEVEL["high"]
+
+
+def _surely_thinks(thinking: Mapping[str, Json]) -> bool:
+    return bool(thinking.get("thinkingBudget")) or thinking.get("thinkingLevel", "minimal") != "minimal"
 
 
 def _chat(prompt: Prompt, labels: Sequence[str]) -> Body:

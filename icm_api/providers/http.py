@@ -36,6 +36,8 @@ MAX_BODY_BYTES = 64 * 1024 * 1024
 MAX_MESSAGE_CHARS = 500
 MOST_DIGITS = 15
 """Of a number of tokens: what is longer is nonsense, and Python refuses to read thousands of digits."""
+CONNECT_S = 10.0
+"""A host that is up takes a connection within this time, however long it needs for a reply."""
 LONGEST_RETRY_AFTER_S = 86_400.0
 """A host that asks for more than a day has sent nonsense: its wish is dropped and our own back-off holds."""
 
@@ -132,7 +134,8 @@ class BodyTooLargeError(httpx2.RequestError):
 
 class BoundedClient(httpx2.AsyncClient):
     """An httpx2 client whose every exchange ends: in `timeout_s` seconds of wall time and MAX_BODY_BYTES of body
-    (after decompression). Redirects are not followed, and a loopback host is never asked through a proxy."""
+    (after decompression), and in `CONNECT_S` where no connection is made. Redirects are not followed, and a loopback
+    host is never asked through a proxy."""
 
     def __init__(self, *, base_url: str, timeout_s: float, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(
@@ -148,6 +151,8 @@ class BoundedClient(httpx2.AsyncClient):
         """Send and read the whole body, even where a stream is asked for. httpx2's own timeout is per read, so a host
         that trickles needs this one."""
         options["stream"] = True
+        limits_s = {**request.extensions.get("timeout", {}), "connect": min(CONNECT_S, self._timeout_s)}
+        request.extensions = {**request.extensions, "timeout": limits_s}  # vendors' SDKs write their own
         try:
             async with asyncio.timeout(self._timeout_s):
                 response = await super().send(request, **options)
@@ -365,7 +370,7 @@ class Host:
         if isinstance(cause, BodyTooLargeError):
             return self.error(RequestError, f"{cause}: ask for fewer candidates (top_k)")
         reason = _printable(str(cause) or type(cause).__name__)
-        if isinstance(cause, httpx2.TimeoutException):
+        if isinstance(cause, httpx2.TimeoutException) and not isinstance(cause, httpx2.ConnectTimeout):
             return self.error(
                 TransientError,
                 f"{self.base_url} did not answer in time ({reason}); if it needs longer, raise --timeout-s",

@@ -61,11 +61,12 @@ def legacy_entries(position: Json, host: Host) -> list[Candidate]:
 def floor_nats(candidates: Sequence[Candidate], beside: Candidate | None = None) -> float:
     """Upper bound on the log-probability of a token outside a list (best first).
 
-    It is no likelier than the last of the list, and cannot hold more than what the list leaves over. `beside`: a token
-    known whatever its rank; it holds its share, but one that is not listed may be likelier.
+    It is no likelier than the last of the list, and cannot hold more than what the list leaves over. A list that holds
+    more than all shows how far the host's numbers are off: so much may be outside it. `beside`: a token known whatever
+    its rank; it holds its share, but one that is not listed may be likelier.
     """
     known = [*candidates, beside] if beside else candidates
-    left = max(0.0, 1 - math.fsum(math.exp(c.logprob_nats) for c in known))
+    left = abs(1 - math.fsum(math.exp(c.logprob_nats) for c in known))
     return min([math.log(left + ROUNDING), *(c.logprob_nats for c in candidates[-1:])])
 
 

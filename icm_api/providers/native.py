@@ -28,7 +28,14 @@ class NativeServer:
 
     def name_model(self, model: str) -> None:
         """Set the model that messages name."""
-        self.host = Host(self.provider, model, self._base_url, self.hint, self._api_key)
+        self.host = Host(
+            provider=self.provider,
+            model=model,
+            base_url=self._base_url,
+            hint=self.hint,
+            models_path="/v1/models",
+            api_key=self._api_key,
+        )
 
     async def aclose(self) -> None:
         await self._client.aclose()

@@ -13,7 +13,7 @@ from typing import Any, Self, TypeVar, cast
 
 import httpx2
 
-from icm_api.errors import ConfigError
+from icm_api.errors import ConfigError, RequestError
 from icm_api.providers.http import BoundedClient, Host, checked_api_key, checked_base_url, count
 from icm_api.providers.listed import chat_candidates, floor_nats
 from icm_api.types import Capabilities, Json, NextTokenReply, NextTokenRequest, Request, Usage
@@ -164,12 +164,20 @@ def _trained_context(shown: Mapping[str, Json]) -> int | None:
     return count(info.get(f"{info.get('general.architecture')}.context_length"))
 
 
-async def _digest(wire: _Wire, model: str) -> str | None:
-    """What the name stands for today: a tag can be pulled anew with other weights."""
+async def _digest(wire: _Wire, model: str) -> str:
+    """What the name stands for today: a tag can be pulled anew with other weights. Raises RequestError where the server
+    does not tell, for kept replies of other weights could then be taken for the model's."""
     models = (await wire.ask("GET", "/api/tags")).get("models")
     listed = [entry for entry in models if isinstance(entry, dict)] if isinstance(models, list) else []
     wanted = (model, f"{model}:latest")
-    return next((str(entry["digest"]) for entry in listed if entry.get("name") in wanted and entry.get("digest")), None)
+    digests = [entry["digest"] for entry in listed if entry.get("name") in wanted and entry.get("digest")]
+    if not digests:
+        raise wire.host.error(
+            RequestError,
+            "the server lists no digest of this model, so other weights of the same name could not be told apart: "
+            "write the name as `ollama list` does",
+        )
+    return str(digests[0])
 
 
 async def _version(wire: _Wire) -> str | None:

@@ -523,8 +523,8 @@ ENTRIES: tuple[ProviderEntry, ...] = (
     ProviderEntry(
         name="openai-compatible",
         summary="any host with OpenAI's completions or chat route: vLLM, SGLang, Ollama, gateways",
-        needs=("model", "key"),
-        logprobs="top_k likeliest tokens; a label outside them gets a bound (no key is needed on this machine); "
+        needs=("model", "base_url"),
+        logprobs="top_k likeliest tokens; a label outside them gets a bound; "
         "all labels of a sequence at once from hosts that can echo (--echo)",
         checked="2026-11-21",
         open=_open_openai_compatible,
@@ -539,10 +539,8 @@ ENTRIES: tuple[ProviderEntry, ...] = (
             "echo",
             "extra_body",
         ),
-        key_env="OPENAI_API_KEY",
-        base_url="https://api.openai.com/v1",
         gives=("sequences", "top-k", "votes"),
-        note="give --base-url, and --api-key-env where the host wants a key; `probe` measures what a host really gives",
+        note="no key is sent but the one whose variable --api-key-env names; `probe` measures what a host really gives",
         source="https://github.com/openai/openai-openapi",
     ),
     ProviderEntry(

@@ -79,6 +79,7 @@ async def open_client(
             price=known_price(config, adapter.model),
             spent=spent,
             sleep=sleep,
+            say=say,
         )
         try:
             yield client

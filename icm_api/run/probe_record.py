@@ -16,7 +16,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from icm_api.client.codec import canonical_json
 from icm_api.data.writers import write_json
-from icm_api.errors import CacheError, CapabilityError
+from icm_api.errors import CacheError, CapabilityError, ConfigError
 from icm_api.providers.base import Provider
 
 Status = Literal["ok", "warn", "fail"]
@@ -76,16 +76,16 @@ _RECORD = TypeAdapter(ProbeRecord)
 def save_record(folder: Path, provider: Provider, record: ProbeRecord) -> Path:
     """Keep the record under the cache folder `folder`, in place of an older one; only its owner may read it.
 
-    Raises ConfigError where it cannot be written.
+    Raises CacheError where it cannot be written.
     """
     path = _path(folder, provider)
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         path.parent.chmod(0o700)
-    except OSError as error:
+        write_json(path, record.as_json())
+        path.chmod(0o600)
+    except (OSError, ConfigError) as error:
         raise CacheError(path.parent, str(error)) from error
-    write_json(path, record.as_json())
-    path.chmod(0o600)
     return path
 
 
