@@ -79,11 +79,11 @@ _OUR_MEMBERS = frozenset(
 )
 """What every reply is read by, what bounds its price, and what would bend its probabilities."""
 _SECRET = re.compile(
-    r"(.*[-_])?(api)?key|.*(authorization|secret|passw(or)?d|credentials?|cookie)"
+    r"(?!prompt_cache_key)((.*[-_])?(api|access|private|secret)?key|.*(authorization|secret|password|credentials?|cookie))"
     r"|((.*[-_])?(access|auth|api|bearer|id|refresh|session|secret))?[-_]?token",
     re.IGNORECASE,
 )
-"""Names of members that hold keys. Not `prompt_cache_key`, which is none."""
+"""Names of members that hold keys; `prompt_cache_key` is none."""
 
 Names = Annotated[tuple[str, ...], BeforeValidator(_split_commas)]
 Pairs = Annotated[dict[str, str], BeforeValidator(_split_pairs)]

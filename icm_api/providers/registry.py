@@ -112,9 +112,23 @@ def check_name(name: str, also: Iterable[str] = ()) -> None:
         raise ConfigError(f"unknown provider {name!r}.{guess} Known: {', '.join(known)}, or module:Class of your own")
 
 
-async def open_provider(name: str, settings: ProviderSettings, environ: Mapping[str, str]) -> Provider:
+def opens_unasked(name: str) -> bool:
+    """Whether nothing is asked of the host of this built-in provider while it is opened."""
+    entry = _BY_NAME.get(name)
+    return (
+        entry is not None
+        and entry.open is not None
+        and "base_url" in entry.takes
+        and not inspect.iscoroutinefunction(entry.open)
+    )
+
+
+async def open_provider(
+    name: str, settings: ProviderSettings, environ: Mapping[str, str], *, keyless: bool = False
+) -> Provider:
     """Open the provider of that name: a built-in, an installed plug-in (entry points of `icm_api.providers`), or
-    `module:Class` of a third party. `environ`: where keys are looked up.
+    `module:Class` of a third party. `environ`: where keys are looked up. `keyless`: nothing will be asked of the host,
+    so a key that is not set may be missing where `opens_unasked`.
 
     Raises ConfigError for an unknown name or an unusable setting, ProviderError when the host must be asked and fails.
     """
@@ -124,7 +138,8 @@ async def open_provider(name: str, settings: ProviderSettings, environ: Mapping[
     check_settings(name, settings)
     if entry is not None:
         settings = _with_defaults(entry, settings)
-    opened = opener(settings, _api_key(entry, settings, environ))
+    needs_key = not (keyless and opens_unasked(name))
+    opened = opener(settings, _api_key(entry, settings, environ, needs_key))
     return await opened if inspect.isawaitable(opened) else opened
 
 
@@ -173,14 +188,16 @@ def _default_key_env(entry: ProviderEntry, base_url: str | None) -> str | None:
     return entry.key_env if base_url and base_url.rstrip("/") == entry.base_url else None
 
 
-def _api_key(entry: ProviderEntry | None, settings: ProviderSettings, environ: Mapping[str, str]) -> str | None:
+def _api_key(
+    entry: ProviderEntry | None, settings: ProviderSettings, environ: Mapping[str, str], needs_key: bool
+) -> str | None:
     if settings.api_key_env is None:
         return None
     key = environ.get(settings.api_key_env, "").strip()
-    if not key:
+    if not key and needs_key:
         who = f"provider {entry.name!r}" if entry else "the provider"
         raise ConfigError(f"{who} needs its key in the environment variable {settings.api_key_env}, which is not set")
-    return key
+    return key or None
 
 
 def _given(**settings: object) -> dict[str, object]:

@@ -61,13 +61,14 @@ async def open_client(
     spent: Snapshot | None = None,
     wrap: Callable[[Provider], Provider] = lambda adapter: adapter,
     sleep: Sleep = asyncio.sleep,
+    keyless: bool = False,
 ) -> AsyncIterator[Client]:
     """The provider behind cache, meter, retries and limiter; everything it started is stopped at the end.
 
     `replies`: where they are kept when the settings ask for no shared cache (None: nowhere); `spent` and `sleep` as
-    `build_client` takes them; `wrap` goes around the bare adapter.
+    `build_client` takes them; `wrap` goes around the bare adapter; `keyless` as `open_provider` takes it.
     """
-    async with open_adapter(config, environ, say) as adapter:
+    async with open_adapter(config, environ, say, keyless=keyless) as adapter:
         folder = config.cache_dir or default_cache_dir(environ)
         refuse_disproved(folder, adapter)
         client = build_client(
@@ -101,7 +102,7 @@ def stated_price(config: ProviderConfig) -> Price | None:
 
 @asynccontextmanager
 async def open_adapter(
-    config: ProviderConfig, environ: Mapping[str, str], say: Say | None = None
+    config: ProviderConfig, environ: Mapping[str, str], say: Say | None = None, *, keyless: bool = False
 ) -> AsyncIterator[Provider]:
     """The bare provider that the configuration names; `local` brings its own server (`say`: while it is fetched)."""
     settings = ProviderSettings(
@@ -123,7 +124,7 @@ async def open_adapter(
         async with open_local(config.model, cache_dir=folder, context_tokens=tokens, progress=say) as provider:
             yield provider
         return
-    provider = await _open_patiently(config.provider, settings, environ)
+    provider = await _open_patiently(config.provider, settings, environ, keyless)
     try:
         check_identity(provider)
         yield provider
@@ -131,7 +132,7 @@ async def open_adapter(
         await provider.aclose()
 
 
-async def _open_patiently(name: str, settings: ProviderSettings, environ: Mapping[str, str]) -> Provider:
+async def _open_patiently(name: str, settings: ProviderSettings, environ: Mapping[str, str], keyless: bool) -> Provider:
     """A few short waits for a server that is just starting; a host that is down is reported within seconds."""
     waiting = AsyncRetrying(
         retry=retry_if_exception_type(TransientError),
@@ -139,7 +140,7 @@ async def _open_patiently(name: str, settings: ProviderSettings, environ: Mappin
         stop=stop_after_attempt(4),
         reraise=True,
     )
-    return await waiting(open_provider, name, settings, environ)
+    return await waiting(open_provider, name, settings, environ, keyless=keyless)
 
 
 @dataclass(frozen=True, slots=True)

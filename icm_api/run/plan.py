@@ -26,6 +26,7 @@ from icm_api.core.consistency import Consistency
 from icm_api.core.context import Chain, Query
 from icm_api.providers.base import Provider
 from icm_api.providers.choices import written
+from icm_api.providers.registry import opens_unasked
 from icm_api.run.compose import (
     TYPICAL_BYTES_PER_TOKEN,
     PromptSizes,
@@ -106,13 +107,14 @@ ABOUT: Mapping[str, str] = {"exact": "", "expected": "about ", "at most": "at mo
 
 
 async def plan(config: RunConfig, environ: Mapping[str, str], say: Say | None = None) -> Plan:
-    """Estimates for all methods, from the real texts. Nothing that is paid for is sent (counting tokens is free).
+    """Estimates for all methods, from the real texts. Nothing that is paid for is sent (counting tokens is free). Where
+    nothing is asked at all, no key is needed.
 
     Raises an IcmError as a run with the same settings would.
     """
     stated_price(config)
     job = prepare(config)
-    async with open_client(config, environ, say) as client:
+    async with open_client(config, environ, say, keyless=True) as client:
         outlook = await look_out(job, client.provider)
         rows = [await _row(outlook, settings) for settings in _variants(job)]
     return Plan(tuple(rows), _token_source(outlook.sizes), outlook.price, tuple(_notes(outlook)))
@@ -163,11 +165,12 @@ def _estimated(outlook: Outlook, name: str, spend: _Spend) -> Estimate:
 
 
 def _answer_tokens(outlook: Outlook) -> int:
-    """Of one reply: a single token where log-probabilities are asked for, else the longest label as it is written."""
+    """Of one reply: a single token where log-probabilities are asked for, else the longest label as it is written and
+    all thoughts that there is room for."""
     if outlook.capabilities.choices is None:
         return 1
     longest = max(len(written(label.text).encode()) for label in outlook.job.task.labels)
-    return math.ceil(longest / TYPICAL_BYTES_PER_TOKEN)
+    return math.ceil(longest / TYPICAL_BYTES_PER_TOKEN) + outlook.capabilities.thought_tokens
 
 
 def in_words(planned: Estimate) -> str:
@@ -228,6 +231,11 @@ def _notes(outlook: Outlook) -> Iterator[str]:
         yield f"the host tells no log-probabilities: each question is asked {votes} times (--votes), which is counted"
     elif not outlook.capabilities.exact_labels and outlook.capabilities.choices is None:
         yield "a label of several tokens may take a further request each time, which is not counted"
+    if outlook.capabilities.thought_tokens:
+        room = outlook.capabilities.thought_tokens
+        yield f"the model thinks before it answers: {room:,} tokens are counted for each answer, the most it may write"
+    if opens_unasked(outlook.job.config.provider):
+        yield "nothing was asked of the host: whether it has this model, and takes the key, is not known yet"
 
 
 # --- what the methods ask for ---------------------------------------------------------------------------------

@@ -245,7 +245,7 @@ def test_a_host_that_is_down(icm, reviews):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{taken.getsockname()[1]}"
-        refused(icm("run", reviews, *host(url)), url, "curl", code=4)
+        refused(icm("run", reviews, *host(url)), url, "curl", "trying again, 1 times at most", code=4)
         native = ("--provider", "llama-cpp", "--base-url", url, "--run-dir", "run")
         refused(icm("run", reviews, *CLASSIFY[:4], *native), url, "llama-server", code=4)
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from icm_api.providers.gemini import ROOM_BESIDE_BUDGET
 from icm_api.providers.synthetic import Synthetic
 
 CLASSIFY = ("--task", "classify", "--labels", "negative,positive", "--provider", "synthetic")
@@ -60,6 +61,29 @@ def test_the_flags_of_run_are_those_of_plan(icm):
         return {word.strip(",") for word in icm(command, "--help").out.split() if word.startswith("--")}
 
     assert flags("plan") == flags("run")
+
+
+def test_a_hosted_provider_is_planned_for_without_a_key_and_the_plan_says_that_nothing_was_asked(
+    icm, reviews, monkeypatch
+):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    hosted = ("--task", "classify", "--labels", "negative,positive", "--provider", "openai", "--model", "gpt-4o-mini")
+    done = icm("plan", reviews, *hosted)
+    assert done.code == 0, done.err
+    assert "nothing was asked of the host" in done.out
+    refused = icm("run", reviews, *hosted, "--run-dir", "run")
+    assert (refused.code, "OPENAI_API_KEY" in refused.err) == (2, True)
+
+
+def test_a_model_that_thinks_is_planned_for_with_its_thoughts(icm, reviews):
+    asked = ("--task", "classify", "--labels", "negative,positive", "--provider", "gemini", "--route", "votes")
+    rows = [
+        icm("plan", reviews, *asked, "--model", "gemini-2.5-pro", "--provider-option", f"thinking={budget}", "--json")
+        for budget in (0, 1000)
+    ]
+    bare, thoughtful = (row.json["plan"][0] for row in rows)
+    assert thoughtful["output_tokens"] == bare["output_tokens"] + bare["requests"] * (1000 + ROOM_BESIDE_BUDGET)
+    assert "the model thinks before it answers: 1,128 tokens" in " ".join(rows[1].json["notes"])
 
 
 def test_an_unknown_price_is_called_unknown_and_never_nothing(icm, reviews, monkeypatch):

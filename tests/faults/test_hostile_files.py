@@ -227,6 +227,7 @@ def test_modules_in_the_current_folder_are_not_imported(tmp_path, ran):
     assert "cannot be loaded" in done.stderr
 
 
+@pytest.mark.filterwarnings("ignore:pickle-based deserialization:RuntimeWarning")  # how older pyarrow refuses
 def test_a_parquet_file_with_a_pickled_type_is_read_without_it(tmp_path, ran):
     """pyarrow before 14.0.1 read such a pickle by itself (CVE-2023-47248)."""
     told = {"ARROW:extension:name": "arrow.py_extension_type", "ARROW:extension:metadata": pickle.dumps(Trap(ran))}

@@ -143,9 +143,13 @@ def test_an_extra_body_can_be_json_on_the_command_line():
     [
         ("thinking=off", "write it as a JSON object"),
         ("[1]", "dictionary"),
-        ('{"logprobs": 1}', "'logprobs' is set by this program"),
+        ('{"logprobs": 1}', "'logprobs' cannot be given: this program sets"),
+        ('{"n": 2, "max_tokens": 9}', "'max_tokens' and 'n' cannot be given: this program sets"),
         ('{"api_key": "sk-planted"}', "'api_key' may hold a key"),
         ('{"Authorization": "sk-planted"}', "'Authorization' may hold a key"),
+        ('{"headers": {"Authorization": "sk-planted"}}', "'Authorization' may hold a key"),
+        ('{"hosts": [{"more": [{"access_token": "sk-planted"}]}]}', "'access_token' may hold a key"),
+        ('{"token": "sk-planted"}', "'token' may hold a key"),
     ],
 )
 def test_an_extra_body_that_cannot_be_sent_is_refused(body: str, message: str):
@@ -154,6 +158,31 @@ def test_an_extra_body_that_cannot_be_sent_is_refused(body: str, message: str):
     assert "--extra-body: " in str(error.value)
     assert message in str(error.value)
     assert "sk-planted" not in str(error.value)
+
+
+BOUND_ELSEWHERE = (
+    *("max_tokens", "max_completion_tokens", "max_output_tokens", "best_of", "n"),
+    *("temperature", "top_p", "logit_bias", "response_format"),
+)
+
+
+@pytest.mark.parametrize("name", BOUND_ELSEWHERE)
+def test_an_extra_body_cannot_pass_limits_or_bend_probabilities(name: str):
+    with pytest.raises(ConfigError, match=f"'{name}' cannot be given"):
+        load_config(RunConfig, {**NEEDED, "extra_body": {name: 1}}, {})
+
+
+@pytest.mark.parametrize("name", ["prompt_cache_key", "stop_token_ids", "tokens", "min_tokens", "keywords", "add_bos"])
+def test_members_that_only_sound_like_keys_can_be_given(name: str):
+    assert load_config(RunConfig, {**NEEDED, "extra_body": {name: 1}}, {}).extra_body == {name: 1}
+
+
+@pytest.mark.parametrize(
+    "name", ["x-goog-api-key", "apiKey", "private_key", "Set-Cookie", "client-secret", "X-Auth-Token"]
+)
+def test_other_names_of_keys_are_known(name: str):
+    with pytest.raises(ConfigError, match="may hold a key"):
+        load_config(RunConfig, {**NEEDED, "extra_body": {"a": {name: "sk-planted"}}}, {})
 
 
 def test_a_missing_setting_is_named_as_its_flag():

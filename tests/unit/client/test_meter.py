@@ -14,7 +14,7 @@ from icm_api.client.prices import parse_price
 from icm_api.client.retry import RetryPolicy
 from icm_api.client.stack import Client, build_client
 from icm_api.errors import BudgetError, CapabilityError, ConfigError, IcmError, RateLimitError, TransientError
-from icm_api.types import Prompt, SequenceReply, SequenceRequest, Usage
+from icm_api.types import ChoiceRequest, Prompt, SequenceReply, SequenceRequest, Usage
 from tests.unit.client.scripted import FakeTime, Gated, Scripted, answer, ask, broken, busy, count_tokens, settle
 from tests.unit.client.virtual import virtually
 
@@ -289,6 +289,18 @@ async def test_a_request_whose_worst_case_would_pass_the_limit_in_dollars_is_not
     with pytest.raises(BudgetError, match=f"max_usd = {MOST_USD.normalize():f}: 0.00002 is spent") as caught:
         await provider.send(ask())
     assert (caught.value.limit, caught.value.exit_code, len(host.sent)) == ("max_usd", 3, 1)
+    assert (caught.value.spent, caught.value.allowed) == (Decimal("0.00002"), MOST_USD)
+
+
+async def test_what_a_model_may_think_is_held_too():
+    host = Scripted([broken()])
+    host.capabilities = replace(host.capabilities, thought_tokens=1000)
+    tally = Tally(Limits(), price=PRICE)
+    request = ChoiceRequest(Prompt("q"), (" a", " b"))
+    with pytest.raises(TransientError):
+        await Metered(host, tally).send(request)
+    bare = bound_of(request)
+    assert count(tally).cost_usd_at_most == PRICE.most_usd(bare.prompt_tokens, bare.output_tokens + 1000)
 
 
 def test_a_limit_in_dollars_without_a_price_is_refused():

@@ -124,8 +124,8 @@ def test_importing_the_module_does_not_load_the_price_list():
 # --- hosts of the bundled list ------------------------------------------------------------------------------------
 
 
-def test_the_default_host_of_openai_compatible_is_openai():
-    price = find_price("openai-compatible", "gpt-4o-mini")
+def test_a_provider_without_an_address_is_priced_at_its_default_host():
+    price = find_price("openai", "gpt-4o-mini")
     assert price is not None
     assert price == find_price("openai-compatible", "gpt-4o-mini", OPENAI)
     assert price.input_usd_per_mtok > price.cached_usd_per_mtok > 0
@@ -172,6 +172,7 @@ def test_one_host_under_two_names_or_in_other_spelling_has_one_price():
     [
         ("openai-compatible", "no-such-model", OPENAI),
         ("openai-compatible", "gpt-4o-mini", "https://models.example.com/v1"),
+        ("openai-compatible", "gpt-4o-mini", None),
         ("my_module:MyProvider", "gpt-4o-mini", None),
     ],
 )

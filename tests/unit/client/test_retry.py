@@ -60,6 +60,24 @@ async def test_the_last_error_keeps_its_type_and_facts():
     assert (caught.value.retry_after_s, caught.value.provider, caught.value.model) == (1.5, "scripted", "m")
 
 
+async def test_the_first_wait_for_a_host_that_never_answered_is_told_once():
+    host, time = Scripted([broken(), broken(), broken(), answer(), broken()]), FakeTime()
+    said: list[str] = []
+    provider = Retrying(host, RetryPolicy(), sleep=time.sleep, clock=time.clock, jitter=Random(0), say=said.append)
+    await provider.send(ask())
+    await provider.send(ask())
+    assert said == ["scripted/m: bad gateway; trying again, 5 times at most"]
+
+
+async def test_nothing_is_told_of_failures_once_the_host_has_answered():
+    host, time = Scripted([answer(), broken()]), FakeTime()
+    said: list[str] = []
+    provider = Retrying(host, RetryPolicy(), sleep=time.sleep, clock=time.clock, jitter=Random(0), say=said.append)
+    await provider.send(ask())
+    await provider.send(ask())
+    assert said == []
+
+
 async def test_one_attempt_means_no_retry():
     host, time = Scripted([broken()]), FakeTime()
     with pytest.raises(TransientError, match="after 1 attempts"):

@@ -218,6 +218,14 @@ async def test_the_key_goes_into_a_header_and_into_nothing_else(server, open_ada
     assert KEY not in str(adapter.identity)
 
 
+@pytest.mark.parametrize(
+    ("base_url", "plain"),
+    [("https://api.anthropic.com/", True), ("https://api.anthropic.com.evil.example", False), (None, False)],
+)
+async def test_special_tokens_are_plain_text_at_the_vendors_own_address_only(open_adapter, server, base_url, plain):
+    assert open_adapter(base_url=base_url or server.url).capabilities.plain_text_tokens is plain
+
+
 async def test_it_answers_choices_only(open_adapter):
     adapter = open_adapter()
     assert adapter.capabilities.choices == "votes"

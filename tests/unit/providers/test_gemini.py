@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from icm_api.client.meter import bound_of
 from icm_api.errors import (
     AuthError,
     CapabilityError,
@@ -15,8 +16,8 @@ from icm_api.errors import (
     RequestError,
     TransientError,
 )
-from icm_api.providers.choices import one_word
-from icm_api.providers.gemini import Gemini
+from icm_api.providers.choices import answer_tokens, one_word
+from icm_api.providers.gemini import ROOM_BESIDE_BUDGET, Gemini
 from icm_api.types import ChoiceRequest, NextTokenRequest, Prompt, SequenceRequest, Usage
 from tests.servers.gemini import NO_LOGPROBS
 
@@ -107,11 +108,40 @@ async def test_the_listed_tokens_are_read_as_continuations(server, gemini):
     ],
 )
 async def test_a_model_thinks_as_little_as_it_can_or_as_the_user_says(server, gemini, model, chosen, sent):
-    server.answer(f"/v1beta/models/{model}:generateContent", listed(TOP))
-    adapter = gemini(model=f"models/{model}", thinking=chosen)
-    await ask(adapter)
+    server.answer(f"/v1beta/models/{model}:generateContent", a_reply('{"label": "True"}'))
+    adapter = gemini(model=f"models/{model}", thinking=chosen, route="votes")
+    await adapter.send(ChoiceRequest(PROMPT, LABELS))
     assert server.asked[0].body["generationConfig"].get("thinkingConfig") == sent
     assert adapter.identity["thinking"] == (sent or {})
+
+
+@pytest.mark.parametrize(
+    ("model", "chosen", "room"),
+    [
+        ("gemini-2.5-flash", None, 0),
+        ("gemini-2.0-flash", "omit", 0),
+        ("gemini-2.5-pro", None, 128 + ROOM_BESIDE_BUDGET),
+        ("gemini-2.5-flash", "1000", 1000 + ROOM_BESIDE_BUDGET),
+        ("gemini-3-flash", None, 512),
+        ("gemini-3-pro", None, 2048),
+        ("gemini-2.5-pro", "omit", 32_768),
+    ],
+)
+async def test_an_answer_has_room_for_the_thoughts_before_it_and_the_meter_knows(server, gemini, model, chosen, room):
+    server.answer(f"/v1beta/models/{model}:generateContent", a_reply('{"label": "True"}'))
+    adapter, request = gemini(model=model, thinking=chosen, route="votes"), ChoiceRequest(PROMPT, LABELS)
+    await adapter.send(request)
+    most = server.asked[0].body["generationConfig"]["maxOutputTokens"]
+    assert most == answer_tokens(LABELS) + room
+    assert bound_of(request, adapter.capabilities.thought_tokens).output_tokens == most
+
+
+@pytest.mark.parametrize(
+    ("model", "chosen"), [("gemini-2.5-pro", None), ("gemini-3-pro", None), ("gemini-2.5-flash", "64"), ("m", "high")]
+)
+def test_the_first_token_of_a_model_that_thinks_is_not_asked_for(gemini, model, chosen):
+    with pytest.raises(ConfigError, match="--route votes"):
+        gemini(model=model, thinking=chosen)
 
 
 async def test_votes_are_held_to_a_schema_and_read_without_the_thoughts(server, gemini):
@@ -218,7 +248,9 @@ async def test_what_it_cannot_answer_is_refused_unsent(server, gemini):
     assert server.asked == []
 
 
-@pytest.mark.parametrize("changes", [{"route": "completions"}, {"top_k": 21}, {"base_url": "ftp://x"}])
+@pytest.mark.parametrize(
+    "changes", [{"route": "completions"}, {"top_k": 21}, {"base_url": "ftp://x"}, {"thinking": "lots"}]
+)
 def test_unusable_settings_are_refused(gemini, changes):
-    with pytest.raises(ConfigError, match=r"route|top_k|base_url"):
+    with pytest.raises(ConfigError, match=r"route|top_k|base_url|thinking must be"):
         gemini(**changes)

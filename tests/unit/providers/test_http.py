@@ -223,6 +223,28 @@ async def test_a_host_that_never_answers_ends_in_a_timeout(server, answer):
     assert type(a_host().unreachable(caught.value)) is TransientError
 
 
+@pytest.mark.parametrize(("timeout_s", "connect_s"), [(600, 10.0), (3, 3)])
+async def test_a_connection_has_less_time_than_the_exchange_whatever_an_sdk_says(monkeypatch, timeout_s, connect_s):
+    allowed = []
+
+    async def handle(_: Any, request: httpx2.Request) -> httpx2.Response:
+        allowed.append(request.extensions["timeout"])
+        return httpx2.Response(200, content=b"{}")
+
+    monkeypatch.setattr(httpx2.AsyncHTTPTransport, "handle_async_request", handle)
+    async with BoundedClient(base_url="http://127.0.0.1:9", timeout_s=timeout_s) as client:
+        await client.get("/")
+        await client.get("/", timeout=900)
+    assert [each["connect"] for each in allowed] == [connect_s, connect_s]
+    assert [each["read"] for each in allowed] == [timeout_s, 900]
+
+
+def test_a_connection_that_is_not_made_in_time_does_not_ask_for_a_longer_timeout():
+    error = a_host().unreachable(httpx2.ConnectTimeout("timed out"))
+    assert "no answer from" in str(error)
+    assert "--timeout-s" not in str(error)
+
+
 async def test_a_body_beyond_the_bound_is_refused_even_when_it_is_compressed(server, answer, monkeypatch):
     monkeypatch.setattr(http, "MAX_BODY_BYTES", 1024 * 1024)
     packed = io.BytesIO()

@@ -98,6 +98,11 @@ def test_the_floor_stays_finite_when_rounding_leaves_nothing_over():
     assert floor_nats([Candidate("a", math.log(0.7)), Candidate("b", math.log(0.3005))]) > -math.inf
 
 
+def test_a_list_that_holds_more_than_all_shows_how_much_may_be_outside_it():
+    listed = [Candidate("a", math.log(0.7)), Candidate("b", math.log(0.303))]
+    assert floor_nats(listed) == pytest.approx(math.log(0.003), abs=1e-3)
+
+
 def test_a_token_listed_out_of_turn_lowers_the_floor_only_by_what_it_holds():
     listed = [Candidate("a", math.log(0.5)), Candidate("b", math.log(0.2))]
     assert floor_nats(listed, beside=Candidate("c", -12.0)) == pytest.approx(math.log(0.2))

@@ -81,6 +81,14 @@ async def test_the_identity_tells_models_of_one_name_apart(connect, ollama):
     json.dumps(adapter.identity)
 
 
+@pytest.mark.parametrize("models", [None, [], [{"name": "other", "digest": "d"}], [{"name": "tiny", "digest": ""}]])
+async def test_weights_that_could_not_be_told_from_others_of_the_name_are_refused(server, ollama, models):
+    ollama.serve(server)
+    server.answer("/api/tags", {"models": models})
+    with pytest.raises(RequestError, match="no digest of this model"):
+        await Ollama.connect(base_url=server.url, model="tiny")
+
+
 async def test_the_context_is_the_users_or_the_models_where_that_is_shorter(connect, ollama):
     assert (await connect()).capabilities.context_tokens == DEFAULT_CONTEXT_TOKENS - 1
     assert (await connect(context_tokens=32_768)).capabilities.context_tokens == 32_767

@@ -9,7 +9,7 @@ import pytest
 
 from icm_api.errors import ConfigError
 from icm_api.providers import registry
-from icm_api.providers.registry import ENTRIES, ProviderSettings, open_provider
+from icm_api.providers.registry import ENTRIES, ProviderSettings, open_provider, opens_unasked
 from icm_api.types import NextTokenRequest, Prompt
 
 KEY = "sk-very-secret-0123456789"
@@ -51,10 +51,30 @@ async def test_an_unknown_name_gets_the_closest_and_all_known_ones():
 
 async def test_a_missing_key_names_its_variable():
     with pytest.raises(ConfigError, match="OPENAI_API_KEY"):
-        await open_provider("openai-compatible", ProviderSettings(model="m"), {})
+        await open_provider("openai", ProviderSettings(model="m"), {})
     settings = ProviderSettings(model="m", base_url="https://far.example/v1", api_key_env="MY_KEY")
     with pytest.raises(ConfigError, match="MY_KEY"):
         await open_provider("openai-compatible", settings, {"MY_KEY": "  "})
+
+
+@pytest.mark.parametrize("environ", [{}, {"OPENAI_API_KEY": KEY}])
+async def test_a_compatible_host_is_never_guessed(environ):
+    with pytest.raises(ConfigError, match="'openai-compatible' needs --base-url"):
+        await open_provider("openai-compatible", ProviderSettings(model="m"), environ)
+
+
+async def test_a_key_may_be_missing_where_nothing_will_be_asked():
+    provider = await open_provider("openai", ProviderSettings(model="m"), {}, keyless=True)
+    await provider.aclose()
+    settings = ProviderSettings(base_url="http://127.0.0.1:9", api_key_env="MY_KEY")
+    with pytest.raises(ConfigError, match="MY_KEY"):
+        await open_provider("vllm", settings, {}, keyless=True)
+
+
+def test_what_opens_unasked_is_known_of_every_provider():
+    asked = {"local", "synthetic", "llama-cpp", "vllm", "sglang", "tgi", "ollama"}
+    assert {entry.name for entry in ENTRIES if not opens_unasked(entry.name)} == asked
+    assert not opens_unasked("module:Class")
 
 
 async def test_a_host_on_this_machine_needs_no_key():
@@ -66,11 +86,13 @@ async def test_a_host_on_this_machine_needs_no_key():
     await provider.aclose()
 
 
-async def test_the_default_key_goes_to_the_default_host_only(server):
+@pytest.mark.parametrize(("name", "route"), [("openai-compatible", "completions"), ("openai", "chat")])
+async def test_the_default_key_goes_to_the_default_host_only(server, name, route):
     reply = {"choices": [{"logprobs": {"top_logprobs": [{"a": -0.5, "b": -2.0}]}}]}
     server.answer("/v1/completions", reply)
-    settings = ProviderSettings(model="m", base_url=f"{server.url}/v1")
-    provider = await open_provider("openai-compatible", settings, {"OPENAI_API_KEY": KEY})
+    server.answer("/v1/chat/completions", reply)
+    settings = ProviderSettings(model="m", base_url=f"{server.url}/v1", route=route)
+    provider = await open_provider(name, settings, {"OPENAI_API_KEY": KEY})
     await provider.send(NextTokenRequest(Prompt("q"), ()))
     await provider.aclose()
     assert KEY not in str(server.asked[0].headers)

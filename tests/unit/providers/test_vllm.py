@@ -174,6 +174,14 @@ async def test_a_token_with_a_blank_is_told_from_one_without(serve, connect):
     assert ids[" True"] == host.model.id(" True") != ids["True"]
 
 
+async def test_where_models_are_listed_is_told_by_the_servers_own_path(server, serve, connect, answer):
+    serve()
+    adapter = await connect()
+    server.answer("/v1/completions", answer({"error": {"message": "no such model", "code": 404}}, 404))
+    with pytest.raises(RequestError, match=f"{server.url}/v1/models"):
+        await adapter.send(NextTokenRequest(PROMPT, LABELS))
+
+
 async def test_minus_infinity_is_a_bound_and_not_a_number(serve, connect, monkeypatch):
     serve()
     adapter = await connect()

@@ -47,6 +47,21 @@ def test_only_its_owner_may_read_a_record(tmp_path):
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
 
 
+def test_a_folder_that_cannot_be_written_is_a_cache_error(tmp_path):
+    (tmp_path / "probes").write_text("in the way")
+    with pytest.raises(CacheError, match="probes"):
+        save_record(tmp_path, HOST, SOUND)
+
+
+def test_a_record_that_cannot_be_written_is_a_cache_error(tmp_path):
+    path = save_record(tmp_path, HOST, SOUND)
+    path.unlink()
+    path.mkdir()
+    (path / "in the way").touch()
+    with pytest.raises(CacheError, match="cannot be written"):
+        save_record(tmp_path, HOST, SOUND)
+
+
 def test_a_sound_record_or_none_stops_nobody(tmp_path):
     refuse_disproved(tmp_path, HOST)
     save_record(tmp_path, HOST, SOUND)
