@@ -7,19 +7,16 @@ Source: https://github.com/ggml-org/llama.cpp/blob/master/tools/server/README.md
 
 from __future__ import annotations
 
-import itertools
 import re
-from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Self, TypeAlias, TypeVar, cast
-
-import httpx2
+from collections.abc import Mapping, Sequence
+from typing import Self, TypeVar, cast
 
 from icm_api.errors import ConfigError, RequestError
-from icm_api.providers.http import BoundedClient, Host, checked_api_key, checked_base_url, count
-from icm_api.providers.listed import chat_candidates, floor_nats, nats
+from icm_api.providers.http import Host, count
+from icm_api.providers.listed import chat_candidates, nats
+from icm_api.providers.native import NativeServer, token_ids
+from icm_api.providers.tokens import Ids, Logprobs, Table, Tokeniser, merged, needed, summed, whole
 from icm_api.types import (
-    Candidate,
     Capabilities,
     Json,
     NextTokenReply,
@@ -31,7 +28,6 @@ from icm_api.types import (
 )
 
 R = TypeVar("R")
-Ids: TypeAlias = tuple[int, ...]
 
 NAME = "llama-cpp"
 ADAPTER_VERSION = 2
@@ -40,14 +36,13 @@ LISTED = 50
 """Candidates kept in a reply beside the wanted ones: replies are cached, and nobody reads further down."""
 FORCING_BIAS = 100.0
 """Nats added to the one token that must be generated; the log-probability reported for it is the model's own."""
-REMEMBERED_TEXTS = 16_384
 
 
 class LlamaCpp:
     """A provider over one llama.cpp server. Made by `connect`, which learns what the server is."""
 
-    def __init__(self, wire: _Wire, tokeniser: _Tokeniser, facts: Mapping[str, Json], *, top_k: int) -> None:
-        self._wire, self._tokeniser, self._facts, self._top_k = wire, tokeniser, facts, top_k
+    def __init__(self, server: _Server, tokeniser: Tokeniser, facts: Mapping[str, Json], *, top_k: int) -> None:
+        self._server, self._tokeniser, self._facts, self._top_k = server, tokeniser, facts, top_k
 
     @classmethod
     async def connect(
@@ -70,18 +65,16 @@ class LlamaCpp:
         """
         if top_k < 1:
             raise ConfigError(f"top_k must be at least 1, not {top_k}")
-        url = checked_base_url(base_url).removesuffix("/v1")
-        wire = _Wire(url, checked_api_key(api_key, url), model or "", timeout_s)
+        llama = _Server(base_url, api_key, model, timeout_s)
         try:
-            facts = await _facts(wire)
-            wire.name_model(_agreed_model(facts, model, wire.host))
-            tokeniser = await _Tokeniser.learn(wire)
+            facts = await llama.learn(model)
+            tokeniser = await Tokeniser.learn(llama)
         except BaseException:
-            await wire.aclose()
+            await llama.aclose()
             raise
-        where: dict[str, Json] = {"base_url": url} if server is None else {"server": dict(server)}
+        where: dict[str, Json] = {"base_url": llama.host.base_url} if server is None else {"server": dict(server)}
         told: dict[str, Json] = {**facts, **where, "bos": list(tokeniser.bos), "by_chunks": tokeniser.by_chunks}
-        return cls(wire, tokeniser, told, top_k=top_k)
+        return cls(llama, tokeniser, told, top_k=top_k)
 
     @property
     def name(self) -> str:
@@ -89,7 +82,7 @@ class LlamaCpp:
 
     @property
     def model(self) -> str:
-        return self._wire.host.model
+        return self._server.host.model
 
     @property
     def identity(self) -> Mapping[str, Json]:
@@ -115,10 +108,10 @@ class LlamaCpp:
         if isinstance(request, TokenCountRequest):
             counts = [len(await self._tokeniser.ids(text)) for text in request.texts]
             return cast(R, TokenCountReply(tuple(counts)))
-        raise self._wire.host.incapable(f"{NAME} cannot answer {request.kind!r} requests")
+        raise self._server.host.incapable(f"{NAME} cannot answer {request.kind!r} requests")
 
     async def aclose(self) -> None:
-        await self._wire.aclose()
+        await self._server.aclose()
 
     @property
     def _slots(self) -> int | None:
@@ -130,57 +123,48 @@ class LlamaCpp:
 
     async def _next_token(self, request: NextTokenRequest) -> NextTokenReply:
         chunks = (*request.prompt.chunks, request.continuation)
-        if not "".join(chunks):
-            raise ValueError("an empty prompt has no next token")
         prompt, wanted = await self._tokeniser.split(chunks, request.wanted)
-        tables, usage = await self._tables(prompt, _needed(wanted.values()), self._slot(request.affinity))
-        root = tables[()]
-        exact = [_wanted_candidate(text, ids, tables) for text, ids in wanted.items()]
+        root, values, usage = await self._asked(prompt, needed(wanted.values()), self._slot(request.affinity))
+        exact = [whole(text, ids, values) for text, ids in wanted.items()]
         return NextTokenReply(
-            candidates=_merged(exact, root.best),
-            floor_nats=floor_nats(root.best),
+            candidates=merged([c for c in exact if c is not None], root.best),
+            floor_nats=root.floor,
             usage=usage,
             model=self.model,
         )
 
-    async def _tables(
-        self, prompt: Ids, needed: Mapping[Ids, set[int]], slot: int | None
-    ) -> tuple[dict[Ids, _Table], Usage]:
-        """The distribution after the prompt and each of the endings that the wanted continuations begin with."""
-        endings = list(needed)
-        replies = await self._wire.complete([prompt + ending for ending in endings], self._top_k, slot)
+    async def _asked(
+        self, prompt: Ids, following: Mapping[Ids, set[int]], slot: int | None
+    ) -> tuple[Table, Mapping[Ids, Logprobs], Usage]:
+        """What may come after the prompt, and every number that is needed (see `needed`): those that are not listed
+        are asked for one by one."""
+        replies = await self._server.complete([prompt + ending for ending in following], self._top_k, slot)
         usages = [_usage(reply) for reply in replies]
-        tables = {ending: _Table.read(reply, self._wire.host) for ending, reply in zip(endings, replies, strict=True)}
-        for ending in endings:
-            for token_id in sorted(needed[ending] - tables[ending].logprobs.keys()):
-                (reply,) = await self._wire.complete([prompt + ending], 1, slot, forced=token_id)
+        tables = [_table(reply, self._server.host) for reply in replies]
+        values = {ending: dict(table.logprobs) for ending, table in zip(following, tables, strict=True)}
+        for ending, ids in following.items():
+            for token_id in sorted(ids - values[ending].keys()):
+                (reply,) = await self._server.complete([prompt + ending], 1, slot, forced=token_id)
                 usages.append(_usage(reply))
-                tables[ending].logprobs[token_id] = _forced_nats(reply, token_id, self._wire.host)
-        return tables, _summed(usages)
+                values[ending][token_id] = _forced_nats(reply, token_id, self._server.host)
+        return tables[0], values, summed(usages)
 
 
-# --- which numbers a reply needs --------------------------------------------------------------------------
+# --- what replies say -------------------------------------------------------------------------------------
 
 
-def _needed(wanted: Iterable[Ids]) -> dict[Ids, set[int]]:
-    """For every proper beginning of the wanted id sequences (the empty one first): the ids that must follow it."""
-    needed: dict[Ids, set[int]] = {(): set()}
-    for ids in wanted:
-        for k, token_id in enumerate(ids):
-            needed.setdefault(ids[:k], set()).add(token_id)
-    return needed
-
-
-def _wanted_candidate(text: str, ids: Ids, tables: Mapping[Ids, _Table]) -> Candidate:
-    """The continuation with the log-probabilities of all its tokens summed."""
-    total = sum(tables[ids[:k]].logprobs[token_id] for k, token_id in enumerate(ids))
-    return Candidate(text, total, ids[0] if len(ids) == 1 else None)
-
-
-def _merged(exact: Sequence[Candidate], best: Sequence[Candidate]) -> tuple[Candidate, ...]:
-    taken = {c.token_id for c in exact if c.token_id is not None}
-    others = [c for c in best if c.token_id not in taken]
-    return tuple(sorted((*exact, *others), key=lambda c: -c.logprob_nats))
+def _table(reply: Mapping[str, Json], host: Host) -> Table:
+    """The listed tokens: all by id, and the best few as candidates."""
+    positions = reply.get("completion_probabilities")
+    if not isinstance(positions, list) or not positions:
+        raise host.incapable(
+            "the reply has no completion_probabilities: the server is too old, or something before it drops n_probs"
+        )
+    candidates = chat_candidates(positions, host)
+    values = {c.token_id: c.logprob_nats for c in candidates if c.token_id is not None}
+    if any(c.token_id is None for c in candidates):
+        raise host.incapable("the reply lists candidates without token ids: use a newer llama.cpp server")
+    return Table(candidates[:LISTED], values)
 
 
 def _forced_nats(reply: Mapping[str, Json], token_id: int, host: Host) -> float:
@@ -194,31 +178,6 @@ def _forced_nats(reply: Mapping[str, Json], token_id: int, host: Host) -> float:
     return nats(first.get("logprob"), host)
 
 
-class _Table:
-    """One position's listed tokens: all by id, and the best few as candidates."""
-
-    __slots__ = ("best", "logprobs")
-
-    def __init__(self, candidates: Sequence[Candidate]) -> None:
-        self.best = tuple(candidates[:LISTED])
-        self.logprobs = {c.token_id: c.logprob_nats for c in candidates}
-
-    @classmethod
-    def read(cls, reply: Mapping[str, Json], host: Host) -> _Table:
-        positions = reply.get("completion_probabilities")
-        if not isinstance(positions, list) or not positions:
-            raise host.incapable(
-                "the reply has no completion_probabilities: the server is too old, or something before it drops n_probs"
-            )
-        candidates = chat_candidates(positions, host)
-        if any(c.token_id is None for c in candidates):
-            raise host.incapable("the reply lists candidates without token ids: use a newer llama.cpp server")
-        return cls(candidates)
-
-
-# --- usage ------------------------------------------------------------------------------------------------
-
-
 def _usage(reply: Mapping[str, Json]) -> Usage:
     """`timings.cache_n` and `prompt_n` are the true split; `tokens_cached` counts the slot's whole content."""
     timings = reply.get("timings")
@@ -228,127 +187,23 @@ def _usage(reply: Mapping[str, Json]) -> Usage:
     return Usage(total, cached, count(told.get("predicted_n")))
 
 
-def _summed(usages: Sequence[Usage]) -> Usage:
-    return Usage(
-        _sum_known([u.prompt_tokens for u in usages]),
-        _sum_known([u.cached_tokens for u in usages]),
-        _sum_known([u.output_tokens for u in usages]),
-    )
-
-
-def _sum_known(values: Sequence[int | None]) -> int | None:
-    known = [value for value in values if value is not None]
-    return sum(known) if len(known) == len(values) else None
-
-
-# --- tokens -----------------------------------------------------------------------------------------------
-
-
-class _Tokeniser:
-    """Text to token ids by the server, each distinct text asked once (the oldest are forgotten)."""
-
-    _TYPICAL = ("Text: a\nLabel:", " True", "\n\nText: b\nLabel:")
-
-    def __init__(self, wire: _Wire) -> None:
-        self._wire = wire
-        self._memory: OrderedDict[str, Ids] = OrderedDict()
-        self.bos: Ids = ()
-        """Ids the model wants before every prompt; id prompts get none from the server."""
-        self.by_chunks = True
-        """Chunks tokenised alone give the ids of the whole; untrue for vocabularies that mark the start of a text."""
-
-    @classmethod
-    async def learn(cls, wire: _Wire) -> Self:
-        tokeniser = cls(wire)
-        parts = [await tokeniser.ids(text) for text in cls._TYPICAL]
-        whole = await wire.tokenise("".join(cls._TYPICAL))
-        tokeniser.by_chunks = sum(parts, ()) == whole
-        tokeniser.bos = _before(whole, await wire.tokenise("".join(cls._TYPICAL), add_special=True), wire.host)
-        return tokeniser
-
-    async def ids(self, text: str) -> Ids:
-        """The text's own ids, special tokens not parsed."""
-        if not text:
-            return ()
-        if text not in self._memory:
-            self._memory[text] = await self._wire.tokenise(text)
-            if len(self._memory) > REMEMBERED_TEXTS:
-                self._memory.popitem(last=False)
-        return self._memory[text]
-
-    async def split(self, chunks: Sequence[str], wanted: Sequence[str]) -> tuple[Ids, dict[str, Ids]]:
-        """Ids of the prompt (with BOS), and of each wanted continuation after it."""
-        if "" in wanted:
-            raise ValueError("an empty continuation has no probability")
-        split = self._by_chunks if self.by_chunks else self._by_difference
-        prompt, continuations = await split(chunks, wanted)
-        self._check_apart(continuations)
-        return self.bos + prompt, continuations
-
-    def _check_apart(self, continuations: Mapping[str, Ids]) -> None:
-        for (short, few), (long, many) in itertools.permutations(continuations.items(), 2):
-            if many[: len(few)] == few:
-                raise self._wire.host.incapable(
-                    f"in this model's tokens {long!r} begins with all of {short!r}, so the shorter label's probability "
-                    "holds the longer one's: use labels that begin differently"
-                )
-
-    async def _by_chunks(self, chunks: Sequence[str], wanted: Sequence[str]) -> tuple[Ids, dict[str, Ids]]:
-        prompt = [token_id for chunk in chunks for token_id in await self.ids(chunk)]
-        return tuple(prompt), {text: await self.ids(text) for text in wanted}
-
-    async def _by_difference(self, chunks: Sequence[str], wanted: Sequence[str]) -> tuple[Ids, dict[str, Ids]]:
-        prompt_text = "".join(chunks)
-        prompt = await self._wire.tokenise(prompt_text)
-        continuations = {}
-        for text in wanted:
-            whole = await self._wire.tokenise(prompt_text + text)
-            if whole[: len(prompt)] != prompt or len(whole) == len(prompt):
-                raise self._wire.host.incapable(
-                    f"the label {text!r} merges with the end of the prompt in this model's tokens, so it has no "
-                    "probability of its own: end the template differently (no trailing blank) or change the label"
-                )
-            continuations[text] = whole[len(prompt) :]
-        return prompt, continuations
-
-
-def _before(plain: Ids, special: Ids, host: Host) -> Ids:
-    """The ids that precede the plain ones when special tokens are added (some models add others at the end)."""
-    for start in range(len(special) - len(plain) + 1):
-        if special[start : start + len(plain)] == plain:
-            return special[:start]
-    raise host.incapable("the server tokenises a text differently when it adds special tokens: BOS cannot be told")
-
-
 # --- the server -------------------------------------------------------------------------------------------
 
 
-class _Wire:
-    """The server's native routes as JSON in, JSON out."""
+class _Server(NativeServer):
+    provider = NAME
+    hint = "start it with `llama-server -m model.gguf` and check that its /health answers"
 
-    def __init__(self, base_url: str, api_key: str | None, model: str, timeout_s: float) -> None:
-        headers = {"Authorization": f"Bearer {api_key}"} if api_key else None
-        self._client = BoundedClient(base_url=base_url, timeout_s=timeout_s, headers=headers)
-        self._api_key = api_key
-        self._base_url = base_url
-        self.name_model(model)
-
-    def name_model(self, model: str) -> None:
-        hint = f"start a server there (`llama-server -m model.gguf`) and check {self._base_url}/health"
-        self.host = Host(provider=NAME, model=model, base_url=self._base_url, hint=hint, api_key=self._api_key)
-
-    async def aclose(self) -> None:
-        await self._client.aclose()
-
-    async def get(self, path: str) -> Mapping[str, Json]:
-        return self.host.mapping(await self._exchange("GET", path, None))
+    async def learn(self, asked: str | None) -> dict[str, Json]:
+        """What the server tells about itself that can change an answer; `asked`: the model it must have."""
+        facts = await _facts(self)
+        self.name_model(_agreed_model(facts, asked, self.host))
+        return facts
 
     async def tokenise(self, text: str, *, add_special: bool = False) -> Ids:
         body: Json = {"content": text, "add_special": add_special, "parse_special": False}
-        tokens = self.host.mapping(await self._exchange("POST", "/tokenize", body)).get("tokens")
-        if not isinstance(tokens, list) or not all(isinstance(t, int) for t in tokens) or (text and not tokens):
-            raise self.host.incapable(f"the server gave no token ids for {text[:40]!r}")
-        return tuple(cast(list[int], tokens))
+        response = await self.response("/tokenize", body)
+        return token_ids(self.host.mapping(response).get("tokens"), text, self.host)
 
     async def complete(
         self, prompts: Sequence[Ids], n_probs: int, slot: int | None, *, forced: int | None = None
@@ -370,7 +225,7 @@ class _Wire:
             body["logit_bias"] = [[forced, FORCING_BIAS]]
         if slot is not None:
             body["id_slot"] = slot
-        document = self.host.document(await self._exchange("POST", "/completion", body))
+        document = await self.post("/completion", body)
         replies = document if isinstance(document, list) else [document]
         return self._in_order(replies, prompts)
 
@@ -387,23 +242,17 @@ class _Wire:
                 raise self.host.incapable(f"the server read {read} tokens of a prompt of {len(ids)}: it was cut")
         return ordered
 
-    async def _exchange(self, method: str, path: str, body: Json) -> httpx2.Response:
-        try:
-            return await self._client.request(method, path, json=body)
-        except httpx2.RequestError as error:
-            raise self.host.unreachable(error) from None
 
-
-async def _facts(wire: _Wire) -> dict[str, Json]:
+async def _facts(server: _Server) -> dict[str, Json]:
     """What the server tells about itself that can change an answer."""
-    props = await wire.get("/props")
+    props = await server.get("/props")
     settings = props.get("default_generation_settings")
     told = settings if isinstance(settings, dict) else {}
     params = told.get("params")
     return {
-        "model": _model_name(props, wire.host),
+        "model": _model_name(props, server.host),
         "model_file": _basename(props.get("model_path")),
-        "model_meta": await _model_meta(wire),
+        "model_meta": await _model_meta(server),
         "n_ctx": told.get("n_ctx"),
         "total_slots": props.get("total_slots"),
         "build": props.get("build_info"),
@@ -412,9 +261,9 @@ async def _facts(wire: _Wire) -> dict[str, Json]:
     }
 
 
-async def _model_meta(wire: _Wire) -> Json:
+async def _model_meta(server: _Server) -> Json:
     """Vocabulary, size and number type of the model: they tell models apart that share a file name."""
-    models = (await wire.get("/v1/models")).get("data")
+    models = (await server.get("/v1/models")).get("data")
     first = models[0] if isinstance(models, list) and models else None
     return first.get("meta") if isinstance(first, dict) else None
 

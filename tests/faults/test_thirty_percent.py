@@ -42,10 +42,18 @@ def label(host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...
     async def to_end(name: str, method: str) -> Result:
         config = RunConfig.model_validate(
             {
-                "data": "<rows>", "task": "classify", "labels": ("True", "False"), "min_mass": 0.0,
-                "provider": "openai-compatible", "model": "m", "base_url": host.url, "route": "completions",
-                "method": method, "context_tokens": 400,
-                "run_dir": tmp_path / name, "cache_dir": tmp_path / f"cache-{name}",
+                "data": "<rows>",
+                "task": "classify",
+                "labels": ("True", "False"),
+                "min_mass": 0.0,
+                "provider": "openai-compatible",
+                "model": "m",
+                "base_url": host.url,
+                "route": "completions",
+                "method": method,
+                "context_tokens": 400,
+                "run_dir": tmp_path / name,
+                "cache_dir": tmp_path / f"cache-{name}",
             }
         )
         return await run(config, {}, rows=ROWS)
