@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, ValidationError
 
 from icm_api.errors import ConfigError
-from icm_api.providers.registry import ENTRIES, check_name
+from icm_api.providers.registry import ENTRIES, Route, check_name
 from icm_api.spelling import did_you_mean
 
 ENV_PREFIX = "ICM_API_"
@@ -123,7 +123,7 @@ class ProviderConfig(BaseModel):
     model: str | None = None
     base_url: str | None = None
     api_key_env: Variable | None = None
-    route: Literal["completions", "chat", "responses", "decisions", "votes"] | None = None
+    route: Route | None = None
     votes: int = Field(8, ge=1, le=1000)
     top_k: int | None = Field(None, ge=2)
     context_tokens: int | None = Field(None, ge=64)

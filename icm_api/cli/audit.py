@@ -50,7 +50,9 @@ def audit(
     run_relations: Path | None,
     as_json: bool,
 ) -> None:
-    """Ask a person about some examples of RUN: how many of its labels are right, and from which confidence on.
+    """Ask a person about some examples of RUN.
+
+    It tells how many of its labels are right, and from which confidence on they can be kept.
 
     Examples of all confidences are shown, doubtful ones more often, which is made up for in the accuracy. What the
     model said is not shown: who sees a label first agrees with it too often. The answers are kept in answers.jsonl in

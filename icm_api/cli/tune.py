@@ -34,7 +34,7 @@ _PATH = click.Path(path_type=Path)
     "--method",
     type=click.Choice(["sft", "dpo"]),
     default="sft",
-    help="sft (default): learn to give the label; dpo: learn to prefer, for tasks that compare two responses.",
+    help="What to learn: to give the label (sft, the default), or to prefer (dpo), where a task compares responses.",
 )
 @click.option("--epochs", type=click.IntRange(min=1), default=1, help="Times over the data (default 1).")
 @click.option("--suffix", metavar="NAME", help="Name of the tuned model and of this tuning (default: made up).")

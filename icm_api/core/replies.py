@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from icm_api.core.labels import MASS_TOLERANCE
 from icm_api.types import Candidate
 
 SENTINEL_NATS = -999.0
 """At or below this a log-probability is a stand-in for "not listed"."""
-MASS_TOLERANCE = 5e-3
-"""Servers sum a softmax in single precision."""
 
 
 def list_faults(candidates: Sequence[Candidate], floor_nats: float | None) -> list[str]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from icm_api.errors import OutOfReachError, ProviderError, TransientError
 from icm_api.providers.http import Host
-from icm_api.types import ChoiceReply, ChoiceRequest, Json, Prompt, Usage
+from icm_api.types import ChoiceReply, ChoiceRequest, Json, NextTokenRequest, Prompt, Usage
 
 FIELD = "label"
 """Name of the one member of an answer."""
@@ -63,6 +63,15 @@ def one_word(prompt: Prompt, labels: Sequence[str]) -> str:
     talks about the text."""
     instruction = f"{_ASKED} and nothing else: {' or '.join(names(labels))}."
     return f"{prompt.preamble}{prompt.separator}{instruction}" if prompt.preamble else instruction
+
+
+def refuse_continuation(request: NextTokenRequest, host: Host, instead: str = "") -> None:
+    """Raise CapabilityError for a question within a label: a turn of a chat begins anew. `instead`: what else to do."""
+    if request.continuation:
+        advice = "use labels that differ in their first token" + (f", {instead}" if instead else "")
+        raise host.incapable(
+            f"a chat route cannot go on inside a label (here after {request.continuation!r}): {advice}"
+        )
 
 
 def names(labels: Sequence[str]) -> list[str]:

@@ -24,6 +24,7 @@ from icm_api.providers.choices import (
     one_word,
     question,
     read_text,
+    refuse_continuation,
     refused,
     replied,
 )
@@ -33,6 +34,7 @@ from icm_api.providers.http import (
     checked_api_key,
     checked_base_url,
     count,
+    objects,
     sensible_wait_s,
     whole_number,
 )
@@ -169,11 +171,7 @@ class Gemini:
         await self._client.aclose()
 
     async def _next_token(self, request: NextTokenRequest) -> NextTokenReply:
-        if request.continuation:
-            raise self._host.incapable(
-                f"a chat route cannot go on inside a label (here after {request.continuation!r}): use labels that "
-                "differ in their first token"
-            )
+        refuse_continuation(request, self._host)
         config: Body = {"maxOutputTokens": 1, "temperature": 0, "responseLogprobs": True, "logprobs": self._top_k}
         document = await self._generate(_chat(request.prompt, request.wanted), config)
         answer = _answer(document)
@@ -184,8 +182,8 @@ class Gemini:
 
     def _listed(self, answer: Mapping[str, Json]) -> tuple[Candidate, ...]:
         """The likeliest first tokens of an answer, as continuations of a completion prompt."""
-        tops = _objects(_object(answer.get("logprobsResult")).get("topCandidates"))
-        entries = _objects(tops[0].get("candidates")) if tops else []
+        tops = objects(_object(answer.get("logprobsResult")).get("topCandidates"))
+        entries = objects(tops[0].get("candidates")) if tops else []
         if not entries:
             raise self._no_logprobs("the reply has no log-probabilities")
         listed = [
@@ -234,7 +232,7 @@ class Gemini:
         if response.status_code < 400:
             return None
         error = _google_error(response)
-        message, told = str(error.get("message", "")), _objects(error.get("details"))
+        message, told = str(error.get("message", "")), objects(error.get("details"))
         if any(entry.get("reason") == "API_KEY_INVALID" for entry in told):
             return self._host.error(AuthError, f"the host refused the key (HTTP {response.status_code}): {message}")
         if _NO_LOGPROBS.search(message):
@@ -308,7 +306,7 @@ def _turn(role: str, text: str) -> Json:
 
 def _answer(document: Mapping[str, Json]) -> Mapping[str, Json] | None:
     """The one candidate; None where the host blocked the prompt or the answer."""
-    candidates = _objects(document.get("candidates"))
+    candidates = objects(document.get("candidates"))
     whole = candidates and candidates[0].get("finishReason") in ("STOP", "MAX_TOKENS", None)
     return candidates[0] if whole else None
 
@@ -316,12 +314,12 @@ def _answer(document: Mapping[str, Json]) -> Mapping[str, Json] | None:
 def _why(document: Mapping[str, Json]) -> str:
     """The host's word for a blocked prompt or answer."""
     blocked = _object(document.get("promptFeedback")).get("blockReason")
-    ended = [candidate.get("finishReason") for candidate in _objects(document.get("candidates"))]
+    ended = [candidate.get("finishReason") for candidate in objects(document.get("candidates"))]
     return next((str(reason) for reason in (blocked, *ended) if reason), "no reason given")
 
 
 def _text(answer: Mapping[str, Json]) -> str:
-    parts = _objects(_object(answer.get("content")).get("parts"))
+    parts = objects(_object(answer.get("content")).get("parts"))
     return "".join(str(part.get("text", "")) for part in parts if not part.get("thought"))
 
 
@@ -349,7 +347,3 @@ def _retry_delay_s(detail: Mapping[str, Json]) -> float | None:
 
 def _object(value: Json) -> Mapping[str, Json]:
     return value if isinstance(value, dict) else {}
-
-
-def _objects(values: Json) -> list[dict[str, Json]]:
-    return [value for value in values if isinstance(value, dict)] if isinstance(values, list) else []

@@ -236,7 +236,7 @@ class Refusal:
         once the model has started) gets the status it names."""
         error = _error_of(document)
         code = " ".join(str(error[key]) for key in ("code", "type", "error_type") if error.get(key) is not None)
-        message = _printable(error.get("message") or error.get("detail") or document)
+        message = printable(error.get("message") or error.get("detail") or document)
         return cls(
             status=status if status >= 300 else _named_status(error.get("code"), code),
             code=code,
@@ -287,7 +287,7 @@ def _named_status(code: Json, words: str) -> int:
     return next((status for word, status in _STATUS_BY_WORD.items() if word in words.lower()), 400)
 
 
-def _printable(said: Json) -> str:
+def printable(said: Json) -> str:
     """Bounded, on one line and without control characters: a host's text must not drive the user's terminal."""
     text = said if isinstance(said, str) else _json_text(said)
     line = " ".join(_unarmed(text[: 8 * MAX_MESSAGE_CHARS]).split())
@@ -351,7 +351,7 @@ class Host:
         """Like `document`, for routes that answer with one JSON object."""
         document = self.document(response)
         if not isinstance(document, dict):
-            raise self.error(TransientError, f"{self.base_url} answered {_printable(document)} instead of an object")
+            raise self.error(TransientError, f"{self.base_url} answered {printable(document)} instead of an object")
         return document
 
     def refusal(self, status: int, headers: Mapping[str, str], document: Json) -> ProviderError:
@@ -361,7 +361,7 @@ class Host:
         return self.error(
             said.kind,
             f"{self._headline(said)} (HTTP {said.status}): {said.message}",
-            request_id=_printable(request_id) if request_id else None,
+            request_id=printable(request_id) if request_id else None,
             retry_after_s=retry_after_s(headers, self.clock()),
         )
 
@@ -369,7 +369,7 @@ class Host:
         """The error for an exchange that broke before a whole reply had come."""
         if isinstance(cause, BodyTooLargeError):
             return self.error(RequestError, f"{cause}: ask for fewer candidates (top_k)")
-        reason = _printable(str(cause) or type(cause).__name__)
+        reason = printable(str(cause) or type(cause).__name__)
         if isinstance(cause, httpx2.TimeoutException) and not isinstance(cause, httpx2.ConnectTimeout):
             return self.error(
                 TransientError,
@@ -410,7 +410,7 @@ class Host:
             listed = f"{self.base_url}{self.models_path}"
             return f"{self.base_url} has no model {self.model!r} (it may list its models at {listed})"
         if 300 <= said.status < 400:
-            target = _printable(_without_secrets(said.location or "elsewhere"))
+            target = printable(_without_secrets(said.location or "elsewhere"))
             return (
                 f"{self.base_url} redirects to {target}; redirects are not followed, set base_url to the final address"
             )
@@ -466,3 +466,8 @@ def count(value: Json) -> int | None:
     if isinstance(value, float) and math.isfinite(value) and value == int(value):
         value = int(value)
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 10**MOST_DIGITS else None
+
+
+def objects(value: Json) -> list[dict[str, Json]]:
+    """Those of a list; none where it is no list."""
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []

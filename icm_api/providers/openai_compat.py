@@ -17,7 +17,6 @@ from icm_api.providers.openai_routes import (
     Manner,
     Responses,
     Route,
-    RouteName,
     TokensField,
     Votes,
     unwilling,
@@ -35,6 +34,8 @@ from icm_api.types import (
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
+
+    from icm_api.providers.registry import Route as RouteName
 
 R = TypeVar("R")
 
@@ -120,7 +121,7 @@ class OpenAICompatible:
         self._route = route
         self._context_tokens = context_tokens
         self._extra_body = dict(extra_body or {})
-        self._client = _sdk_client(self._host, timeout_s, _checked_headers(headers or {}))
+        self._client = sdk_client(self._host, timeout_s, _checked_headers(headers or {}))
 
     @property
     def name(self) -> str:
@@ -213,7 +214,7 @@ def _checked_headers(headers: Mapping[str, str]) -> Mapping[str, str]:
     return headers
 
 
-def _sdk_client(host: Host, timeout_s: float, headers: Mapping[str, str]) -> AsyncOpenAI:
+def sdk_client(host: Host, timeout_s: float, headers: Mapping[str, str] | None = None) -> AsyncOpenAI:
     """The SDK without its retries (the client layer owns the only retry loop) and without what it would pick up
     from the environment and send to any host: key, organisation and project."""
     from openai import AsyncOpenAI  # takes seconds to import, so only here

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 from icm_api.errors import CapabilityError, OutOfReachError
 from icm_api.providers import choices
 from icm_api.providers.echo import echoed_positions
-from icm_api.providers.http import Host, count, openai_usage
+from icm_api.providers.http import Host, count, objects, openai_usage
 from icm_api.providers.listed import as_continuation, chat_candidates, floor_nats, top_candidates
 from icm_api.types import (
     Candidate,
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 
 Q_contra = TypeVar("Q_contra", contravariant=True)
 R_co = TypeVar("R_co", covariant=True)
-RouteName = Literal["completions", "chat", "responses", "decisions", "votes"]
 TokensField = Literal["max_tokens", "max_completion_tokens"]
 Create = Callable[..., Awaitable[Any]]
 """A `create` of the SDK that gives the raw response."""
@@ -217,8 +216,8 @@ class Responses:
 
 def _answered(document: Mapping[str, Json], host: Host) -> Mapping[str, Json]:
     """The first text of an answer; reasoning and tools may stand before it."""
-    items = [item for item in _objects(document.get("output")) if item.get("type") == "message"]
-    parts = _objects(items[0].get("content")) if items else []
+    items = [item for item in objects(document.get("output")) if item.get("type") == "message"]
+    parts = objects(items[0].get("content")) if items else []
     if not parts:
         raise host.incapable(
             "the reply has no answer, so no next token to score: turn reasoning off or use --route chat"
@@ -264,7 +263,7 @@ class Decisions:
         return choices.replied(read, input_usage(document), _served(document, self.host))
 
     def _shares(self, document: Mapping[str, Json], request: ChoiceRequest) -> tuple[float, ...]:
-        answers = _objects(document.get("answers"))
+        answers = objects(document.get("answers"))
         if len(answers) != 1:
             raise self.host.incapable(f"the reply has {len(answers)} answers to one question")
         if answers[0].get("type") == "refusal":
@@ -274,7 +273,7 @@ class Decisions:
 
 def _stated(answer: Mapping[str, Json], names: Sequence[str], host: Host) -> tuple[float, ...]:
     """The probability of each name, found by its value: the host may list them in any order."""
-    listed = _objects(answer.get("probabilities"))
+    listed = objects(answer.get("probabilities"))
     stated = {entry["value"]: entry.get("probability") for entry in listed if isinstance(entry.get("value"), str)}
     if len(stated) != len(listed) or set(stated) != set(names):
         raise host.incapable("the reply does not state one probability for each of the labels offered")
@@ -383,11 +382,7 @@ def _message(role: str, content: str) -> dict[str, str]:
 
 
 def _turns(request: NextTokenRequest, host: Host) -> list[dict[str, str]]:
-    if request.continuation:
-        raise host.incapable(
-            "a chat route cannot go on inside a label (here after "
-            f"{request.continuation!r}): use labels that differ in their first token, or --route completions"
-        )
+    choices.refuse_continuation(request, host, "or --route completions")
     return chat_messages(request.prompt, choices.one_word(request.prompt, request.wanted))
 
 
@@ -401,7 +396,7 @@ def _next_token(candidates: tuple[Candidate, ...], usage: Usage, model: str) -> 
 
 
 def _first_choice(document: Mapping[str, Json], host: Host) -> Mapping[str, Json]:
-    found = _objects(document.get("choices"))
+    found = objects(document.get("choices"))
     if not found:
         raise host.incapable("the reply has no choices, so no answer to read")
     return found[0]
@@ -418,7 +413,3 @@ def _served(document: Mapping[str, Json], host: Host) -> str:
     """The model as the host names it."""
     model = document.get("model")
     return model if isinstance(model, str) and model else host.model
-
-
-def _objects(items: Json) -> list[dict[str, Json]]:
-    return [item for item in items if isinstance(item, dict)] if isinstance(items, list) else []

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 import httpx
 
 from icm_api.errors import ConfigError
-from icm_api.providers.choices import one_word
+from icm_api.providers.choices import one_word, refuse_continuation
 from icm_api.providers.echo import ignored, label_positions
 from icm_api.providers.http import BoundedClient, Host, checked_api_key, checked_base_url, openai_usage
 from icm_api.providers.listed import as_continuation, floor_nats, top_candidates
@@ -157,11 +157,7 @@ class Together:
         return create(model=self.model, prompt=prompt, max_tokens=1, temperature=0, logprobs=self._top_k, **more)
 
     def _chat(self, request: NextTokenRequest) -> Awaitable[Any]:
-        if request.continuation:
-            raise self._host.incapable(
-                "a chat route cannot go on inside a label (here after "
-                f"{request.continuation!r}): use labels that differ in their first token, or --route completions"
-            )
+        refuse_continuation(request, self._host, "or --route completions")
         return self._client.chat.completions.with_raw_response.create(
             model=self.model,
             messages=cast(Any, chat_messages(request.prompt, one_word(request.prompt, request.wanted))),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from icm_api.errors import ConfigError, ProviderError, TransientError
-from icm_api.providers.http import MAX_MESSAGE_CHARS, Host, checked_api_key, checked_base_url
+from icm_api.providers.http import Host, checked_api_key, checked_base_url
 from icm_api.providers.registry import ENTRIES
 
 Method = Literal["sft", "dpo"]
@@ -165,11 +165,6 @@ def id_of(named: Any, host: Host) -> str:
     if not isinstance(found, str) or not found:
         raise host.error(TransientError, f"the reply of {host.base_url} is incomplete: it names no id")
     return found
-
-
-def plain(said: str) -> str:
-    """Bounded, on one line and without control characters: a host's text must not drive the user's terminal."""
-    return " ".join("".join(c if c.isprintable() else " " for c in said[:MAX_MESSAGE_CHARS]).split())
 
 
 def refusal(response: Any, host: Host) -> ProviderError:

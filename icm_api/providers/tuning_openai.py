@@ -6,10 +6,11 @@ import json
 from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from icm_api.errors import TransientError
-from icm_api.providers.http import BoundedClient, Host
+from icm_api.providers.http import Host, printable
+from icm_api.providers.openai_compat import sdk_client
 from icm_api.providers.tuning import (
     EXCHANGE_S,
     UPLOAD_S,
@@ -21,12 +22,8 @@ from icm_api.providers.tuning import (
     Phase,
     Standing,
     id_of,
-    plain,
     refusal,
 )
-
-if TYPE_CHECKING:
-    from openai import AsyncOpenAI
 
 T = TypeVar("T")
 
@@ -34,7 +31,6 @@ MARK = "icm_api_tuning"
 """Key of the metadata that say which tuning a job belongs to."""
 EVENTS = 100
 """Newest lines of the log that are looked at."""
-_NO_KEY = "no-key"
 _PHASES: dict[str, Phase] = {"succeeded": "done", "failed": "failed", "cancelled": "cancelled"}
 
 
@@ -66,7 +62,7 @@ class OpenAITuner:
 
     def __init__(self, host: Host) -> None:
         self._host = host
-        self._client = _sdk_client(host, EXCHANGE_S)
+        self._client = sdk_client(host, EXCHANGE_S)
 
     @property
     def host(self) -> Host:
@@ -76,7 +72,7 @@ class OpenAITuner:
         """Nothing can be asked beforehand."""
 
     async def upload(self, path: Path) -> str:
-        client = _sdk_client(self._host, UPLOAD_S)
+        client = sdk_client(self._host, UPLOAD_S)
         try:
             return id_of(await self._asked(client.files.create(file=path, purpose="fine-tune")), self._host)
         finally:
@@ -116,13 +112,13 @@ class OpenAITuner:
 
     async def standing(self, job_id: str) -> Standing:
         job = await self._asked(self._client.fine_tuning.jobs.retrieve(job_id))
-        why = plain(f"{job.error.message} ({job.error.code})") if job.error and job.error.message else None
-        tuned = plain(job.fine_tuned_model) if job.fine_tuned_model else None
-        return Standing(_PHASES.get(job.status, "going"), plain(job.status), tuned_model=tuned, failure=why)
+        why = printable(f"{job.error.message} ({job.error.code})") if job.error and job.error.message else None
+        tuned = printable(job.fine_tuned_model) if job.fine_tuned_model else None
+        return Standing(_PHASES.get(job.status, "going"), printable(job.status), tuned_model=tuned, failure=why)
 
     async def events(self, job_id: str) -> tuple[Event, ...]:
         page = await self._asked(self._client.fine_tuning.jobs.list_events(job_id, limit=EVENTS))
-        return tuple(Event(event.id, plain(event.message)) for event in reversed(page.data))
+        return tuple(Event(event.id, printable(event.message)) for event in reversed(page.data))
 
     async def aclose(self) -> None:
         await self._client.close()
@@ -148,18 +144,3 @@ def _told_as_errors(host: Host) -> Iterator[None]:
         raise host.unreachable(error.__cause__ or error) from None
     except json.JSONDecodeError:
         raise host.error(TransientError, f"the reply of {host.base_url} is not complete JSON") from None
-
-
-def _sdk_client(host: Host, timeout_s: float) -> AsyncOpenAI:
-    """The SDK without its retries and without what it would pick up from the environment."""
-    from openai import AsyncOpenAI  # takes seconds to import, so only here
-
-    client = AsyncOpenAI(
-        base_url=host.base_url,
-        api_key=host.api_key or _NO_KEY,
-        max_retries=0,
-        timeout=timeout_s,
-        http_client=BoundedClient(base_url=host.base_url, timeout_s=timeout_s),
-    )
-    client.organization = client.project = None
-    return client

@@ -17,7 +17,7 @@ import httpx
 import httpx2
 
 from icm_api.errors import RequestError, TransientError
-from icm_api.providers.http import BoundedClient, Host
+from icm_api.providers.http import BoundedClient, Host, printable
 from icm_api.providers.tuning import (
     EXCHANGE_S,
     UPLOAD_S,
@@ -29,7 +29,6 @@ from icm_api.providers.tuning import (
     Phase,
     Standing,
     id_of,
-    plain,
     refusal,
 )
 
@@ -101,7 +100,7 @@ class TogetherTuner:
         file = await self._asked(self._client.files.retrieve(file_id))
         if file.processing_status in _UNUSABLE:
             said = file.validation_report.error if file.validation_report else None
-            why = plain(said) if said else "it does not say why"
+            why = printable(said) if said else "it does not say why"
             raise self._host.error(RequestError, f"the host finds file {file_id} unusable: {why}")
         return file.processing_status not in _UNREADY
 
@@ -155,14 +154,16 @@ class TogetherTuner:
         phase = _PHASES.get(job.status, "going")
         return Standing(
             phase,
-            plain(job.status),
-            tuned_model=plain(job.x_model_output_name) if job.x_model_output_name else None,
+            printable(job.status),
+            tuned_model=printable(job.x_model_output_name) if job.x_model_output_name else None,
             failure=await self._failure(job_id) if phase == "failed" else None,
             left_s=job.progress.seconds_remaining if job.progress and job.progress.estimate_available else None,
         )
 
     async def events(self, job_id: str) -> tuple[Event, ...]:
-        return tuple(Event(f"{e.created_at} {e.type} {e.message}", plain(e.message)) for e in await self._log(job_id))
+        return tuple(
+            Event(f"{e.created_at} {e.type} {e.message}", printable(e.message)) for e in await self._log(job_id)
+        )
 
     async def aclose(self) -> None:
         await self._client.close()
@@ -170,7 +171,7 @@ class TogetherTuner:
     async def _failure(self, job_id: str) -> str | None:
         """The last thing that went wrong, which stands in the log only."""
         amiss = [e.message for e in await self._log(job_id) if e.level in _AMISS or e.type == "job_error"]
-        return plain(amiss[-1]) if amiss else None
+        return printable(amiss[-1]) if amiss else None
 
     async def _log(self, job_id: str) -> list[Any]:
         return list((await self._asked(self._client.fine_tuning.list_events(job_id))).data)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +149,7 @@ class _Asking:
         labels = [solution.labels[i] if known[i] else self.transfer.labels[i] for i in range(job.problem.n_examples)]
         found = Labelling.of(job.problem, labels, self.average.as_scores(logprobs))
         rows = label_rows(job, final_finding(job.problem, found, job.config))
-        return rows[self.transfer.new.start :]
+        return list(islice(rows, self.transfer.new.start, None))
 
     @property
     def shares_by_name(self) -> dict[str, float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -147,14 +147,14 @@ def final_finding(problem: Problem, found: Labelling, config: RunConfig) -> Find
     return Finding(found, _forced(problem.relations, found.labels, found.scores))
 
 
-def label_rows(job: Job, finding: Finding) -> list[LabelRow]:
+def label_rows(job: Job, finding: Finding) -> Iterator[LabelRow]:
+    """One by one: whoever only writes them needs no room for all."""
     abstained, pinned = _abstained(job, finding.labelling), pinned_labels(job.problem.relations)
-    rows = [_row(job, finding, i) for i in range(len(job.examples))]
-    for i in abstained:
-        rows[i] = replace(rows[i], label=None, abstained=True)
-    for i in pinned:
-        rows[i] = replace(rows[i], pinned=True)
-    return rows
+    for i in range(len(job.examples)):
+        row = _row(job, finding, i)
+        if i in abstained:
+            row = replace(row, label=None, abstained=True)
+        yield replace(row, pinned=True) if i in pinned else row
 
 
 def _abstained(job: Job, found: Labelling) -> set[int]:

@@ -410,13 +410,13 @@ class _Run:
     def _result(self, stop: str, error: IcmError | None) -> Result:
         assert self.last is not None
         finding = final_finding(self.job.problem, self.last.found, self.job.config)
-        rows = label_rows(self.job, finding)
+        rows = tuple(label_rows(self.job, finding))
         unfinished = _unfinished(finding.labelling, stop, ended=self._at_its_end)
         notes = [*self.job.notices, *unfinished, *self.last.notes, *self.notes, *_notes(self)]
         counts = self.keeper.counts
         about = self._about(stop) | {"cost_usd": plain_usd(counts.cost_usd)}
         summary = summarise(self.job, finding, counts, about=about, warnings=notes)
-        return Result(summary, tuple(rows), self.place.path, self.job, error)
+        return Result(summary, rows, self.place.path, self.job, error)
 
     def _advised(self, error: IcmError) -> IcmError:
         """With notes for the user: where the labels are, and how to go on."""

@@ -55,7 +55,7 @@ async def labelled(folder: Path, rules: Path, **settings: Any) -> Result:
         gold_column="gold",
         relations=rules,
         cache_dir=folder / "cache",
-        run_dir=folder / "run",
+        run_dir=folder / f"run{len(list(folder.glob('run*')))}",
         **settings,
     )
 
@@ -106,7 +106,7 @@ async def test_labels_of_one_token_or_many_score_alike_by_both_routes(local_serv
 async def test_the_probe_finds_the_server_usable_and_its_numbers_alive(local_server: LocalServer):
     native = await LlamaCpp.connect(base_url=local_server.base_url)
     try:
-        report = await probe(native, labels_from_names(["False", "True"]))
+        report = await probe(native, labels_from_names(["False", "True"]), price=None)
     finally:
         await native.aclose()
     assert report.usable, report.checks
