@@ -6,6 +6,7 @@ import json
 import math
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -55,7 +56,7 @@ async def labelled(folder: Path, rules: Path, **settings: Any) -> Result:
         gold_column="gold",
         relations=rules,
         cache_dir=folder / "cache",
-        run_dir=folder / f"run{len(list(folder.glob('run*')))}",
+        run_dir=folder / uuid4().hex,
         **settings,
     )
 
