@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import resource
 import subprocess
 import sys
@@ -90,9 +91,18 @@ def run_once(n: int, *, cache: bool) -> Measured:
         wall_s = time.perf_counter() - started
         describe(result.summary)
         kept = sum(file.stat().st_size for file in Path(folder).rglob("*") if file.suffix in (".db", ".db-wal"))
-    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    peak_mb = _peak_mb()
     summary = result.summary
     return Measured(n, peak_mb, wall_s, spent[0], summary.requests, summary.labelled, kept / 2**20)
+
+
+def _peak_mb() -> float:
+    """Of this program. What `getrusage` tells may be the peak of the process that started it, as long as that was a
+    copy of it."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1]) / 1024  # type: ignore[index]
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def measure(n: int, *, cache: bool) -> Measured:
