@@ -22,7 +22,8 @@ Yuille 2011 approximates it), a pass scores them, and scores are averaged over t
 The first labels come from *anchors*: some examples asked with nothing before them, a short request each. They tell what
 the label words mean by themselves, which no pass over wrong labels can: a labelling and its opposite are about equally
 coherent, and a search that begins at random labels may end at either. Examples without an answer stand last in the
-first pass, with random labels that only they see.
+first pass, with random labels that only they see. A model that says nothing of the labels before it has seen some (most
+anchors are silent) begins with passes over random labels instead, one a label (at most `MOST_WARM_UP`).
 """
 
 from __future__ import annotations
@@ -46,6 +47,8 @@ from icm_api.core.shares import share_bounds, within_bounds
 from icm_api.core.step import Labelling
 from icm_api.types import Json
 
+MOST_WARM_UP = 4
+"""Passes over random labels."""
 ANCHORS_EVERY = 8
 """At least one example in so many is asked alone."""
 LEAST_TO_ESTIMATE = 8
@@ -216,14 +219,22 @@ class _Sweep:
         self.alone = 0
         """Examples of the last pass that stood in a chain by themselves."""
         self.number = self.passes_done = self.tail_done = 0
+        self.n_warm_up = 1
 
     # --- the course ---------------------------------------------------------------------------------------
 
     async def steps(self) -> AsyncGenerator[SweepStep, None]:
         blank = self._start()
         start = self._solved(replace(blank, average=blank.average.plus(await self._alone())))
-        if start.average.known.any():
+        if 2 * start.average.known.sum() >= len(self.anchors):
             yield self._step("warm-up", blank, start, self.settings.t_start, asked=len(self.anchors))
+        else:
+            start, drawn = blank, self._random()
+            self.n_warm_up = len(drawn)
+            for order, labels in drawn:
+                (heard,) = await self._passes([(order, labels)])
+                before, start = start, self._solved(replace(start, average=start.average.plus(heard)))
+                yield self._step("warm-up", before, start, self.settings.t_start)
         self.own_meaning = start.known_labels
         restarts = [replace(start, number=k + 1) for k in range(self.settings.restarts)]
         for first in range(0, len(restarts), self.settings.parallel):
@@ -274,6 +285,19 @@ class _Sweep:
         if known.any():
             heard.logprobs[known] = calibrated(heard.logprobs[known], np.array(self.first_shares))
         return heard
+
+    def _random(self) -> list[tuple[list[int], Ints]]:
+        """Random labels, evenly many of each, and the same with every label moved on by one, so that what a label in
+        context pulls to, one pass adds and the next takes away; all in one order. A pinned label stays."""
+        rng = self._rng(1)
+        n, k = self.problem.n_examples, self.problem.n_labels
+        order = rng.permutation(self.pool).tolist()
+        labels = np.full(n, -1)
+        labels[order] = rng.permutation(k)[rng.permutation(len(order)) % k]
+        drawn = [(labels + shift) % k for shift in range(min(k, MOST_WARM_UP))]
+        for each in drawn:
+            each[list(self.pinned)] = list(self.pinned.values())
+        return [(order, each) for each in drawn]
 
     def _start(self) -> Restart:
         n, k = self.problem.n_examples, self.problem.n_labels
@@ -385,7 +409,7 @@ class _Sweep:
             changed=tuple(_changed(old, new)),
             asked=len(self.pool) if asked is None else asked,
             done=self.passes_done + -(-self.tail_done // len(self.pool)),
-            total=1 + self.settings.restarts * self.settings.passes + -(-len(self.rest) // len(self.pool)),
+            total=self.n_warm_up + self.settings.restarts * self.settings.passes + -(-len(self.rest) // len(self.pool)),
             notes=self._notes(),
             problem=self.problem,
             alpha=self.settings.alpha,

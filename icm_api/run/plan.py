@@ -260,7 +260,11 @@ async def _passes(outlook: Outlook) -> _Spend:
 
 
 async def _sweep(outlook: Outlook) -> _Spend:
-    return await _played(outlook, "at most", "all passes made; it ends earlier where labels settle")
+    return await _played(
+        outlook,
+        "at most",
+        "all passes made; it ends earlier where labels settle, and makes a few more where a model is silent at first",
+    )
 
 
 async def _played(outlook: Outlook, kind: Kind, note: str = "") -> _Spend:

@@ -410,6 +410,15 @@ async def test_an_example_without_a_score_shows_its_label_to_nobody_who_has_one(
         assert places == sorted(places, reverse=True)
 
 
+async def test_a_model_that_is_silent_without_demonstrations_begins_with_random_labels_turned_round():
+    scorer = Mute(truth_of(24, 24), meaning=2.0)
+    steps = await run(Problem.build(2, [None] * 48), scorer, SweepSettings(restarts=1))
+    assert [step.stage for step in steps[:3]] == ["warm-up", "warm-up", "restart"]
+    first, second = (dict(chain.examples) for chain in scorer.chains[-len(steps) :][:2])
+    assert all(first[i] != second[i] for i in first)
+    assert all(step.done <= step.total for step in steps)
+
+
 async def test_examples_that_are_all_siblings_are_said_to_be_asked_alone():
     steps = await run(Problem.build(2, ["one"] * 20), learner(truth_of(10, 10)), SweepSettings(restarts=1))
     assert "20 of 20 examples were asked without demonstrations" in steps[-1].notes[0]
