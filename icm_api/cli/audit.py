@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from icm_api.cli.completion import complete_run
 from icm_api.cli.options import with_options
 from icm_api.cli.transfer import RUN_OPTIONS, open_run
 from icm_api.cli.waiting import talk
@@ -26,7 +27,7 @@ KEYS = "123456789abcdefghijklmnoprtuvwxyz"
 
 
 @click.command()
-@click.argument("run_name", metavar="RUN")
+@click.argument("run_name", metavar="RUN", shell_complete=complete_run)
 @click.option("--n", type=click.IntRange(1), default=30, help="Examples to ask about (default 30).")
 @click.option("--csv", "sheet", type=_PATH, help="Write them to a sheet to fill in, and ask nothing here.")
 @click.option("--answers", type=_PATH, help="Read a sheet that was filled in.")
@@ -56,10 +57,10 @@ def audit(
 
     Examples of all confidences are shown, doubtful ones more often, which is made up for in the accuracy. What the
     model said is not shown: who sees a label first agrees with it too often. The answers are kept in answers.jsonl in
-    the run's folder; `icm-api run --pin` takes them for a further run.
+    the run's folder and count in the next audit too; `icm-api run --pin` takes them for a further run.
     """
     from icm_api.run.audit import as_json as report
-    from icm_api.run.audit import examples_to_ask, judge, read_sheet, write_sheet
+    from icm_api.run.audit import examples_to_ask, judge, kept_answers, read_sheet, write_sheet
 
     if sheet is not None and answers is not None:
         raise ConfigError("--csv writes a sheet and --answers reads one; give one of them")
@@ -69,7 +70,11 @@ def audit(
         write_sheet(sheet, loaded, asked)
         talk(f"{len(asked)} examples are in {sheet}: fill in the column label, then give it with --answers")
         return
-    given = read_sheet(answers, loaded) if answers else _ask(loaded, examples_to_ask(loaded, n, seed=seed))
+    if answers is not None:
+        given = read_sheet(answers, loaded)
+    else:
+        answered = kept_answers(loaded)
+        given = _ask(loaded, [i for i in examples_to_ask(loaded, n, seed=seed) if i not in answered])
     found = judge(loaded, given, aim=aim)
     if as_json:
         click.echo(json.dumps(report(loaded, found)))
@@ -88,7 +93,7 @@ def _ask(loaded: LoadedRun, asked: Sequence[int]) -> dict[int, int]:
     menu = "  ".join(f"[{key}] {names[label]}" for key, label in keys.items())
     answers = {}
     for number, i in enumerate(asked, start=1):
-        talk(f"\n{number} of {len(asked)}\n{_printable(loaded.job.texts[i])}\n{menu}  [{SKIP}] skip  [{STOP}] stop")
+        talk(f"\n{number} of {len(asked)}\n{loaded.job.texts[i]}\n{menu}  [{SKIP}] skip  [{STOP}] stop")
         key = _key({*keys, SKIP, STOP})
         if key == STOP:
             break
@@ -98,14 +103,13 @@ def _ask(loaded: LoadedRun, asked: Sequence[int]) -> dict[int, int]:
 
 
 def _key(known: set[str]) -> str:
-    while (key := click.getchar()) not in known:
-        talk(f"press one of {' '.join(sorted(known))}")
+    """Ctrl-C stops as that key does: what was answered is kept."""
+    try:
+        while (key := click.getchar()) not in known:
+            talk(f"press one of {' '.join(sorted(known))}")
+    except (KeyboardInterrupt, EOFError):
+        return STOP
     return key
-
-
-def _printable(text: str) -> str:
-    """Without control characters: a text must not steer the terminal."""
-    return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def _show(found: Audit) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from icm_api.cli.completion import complete_run
+from icm_api.cli.waiting import talk
 from icm_api.data.exports import FORMATS
 
 if TYPE_CHECKING:
@@ -47,8 +48,8 @@ def export(run_name: str, data: str | None, relations: Path | None, as_json: boo
     run = load_run(find_run(run_name), data=data, relations=relations)
     report = export_run(run, ExportOptions(**options))
     for notice in report.notices:
-        click.echo(f"notice: {notice}", err=True)
-    click.echo(in_a_line(report), err=True)
+        talk(f"notice: {notice}")
+    talk(in_a_line(report))
     if as_json:
         click.echo(json.dumps(report.as_json()))
 

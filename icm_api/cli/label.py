@@ -77,8 +77,10 @@ def _report(found: NewLabels, display: str | None, as_json: bool) -> None:
         click.echo(json.dumps(report))
     for note in found.notes:
         talk(f"warning: {note}")
+    unsure = f", {report['abstained']} left unlabelled as too unsure," if report["abstained"] else ""
     if display != "none":
         talk(
-            f"{report['labelled']} of {report['examples']} examples labelled after {found.demonstrations} examples of "
-            f"the run; {report['requests']} requests, {report['cache_hits']} from the cache\nlabels: {found.out}"
+            f"{report['labelled']} of {report['examples']} examples labelled{unsure} after {found.demonstrations} "
+            f"examples of the run; {report['requests']} requests, {report['cache_hits']} from the cache\n"
+            f"labels: {found.out}"
         )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from icm_api.cli.completion import complete_run
-from icm_api.cli.waiting import talk
+from icm_api.cli.waiting import printable, talk
 from icm_api.errors import ConfigError, IcmError
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def compare(run_names: Sequence[str], as_json: bool) -> None:
     show_table([{name: _cell(value) for name, value in row.items()} for row in rows], as_json=False)
     differences = _differences(first, rest)
     for line in differences[:SHOWN_DIFFERENCES]:
-        click.echo(f"{line['id']}: {', '.join(str(label) for label in line['labels'])}")
+        click.echo(printable(f"{line['id']}: {', '.join(label or 'no label' for label in line['labels'])}"))
     if len(differences) > SHOWN_DIFFERENCES:
         click.echo(f"... and {len(differences) - SHOWN_DIFFERENCES} more differ (--json lists all)")
 
@@ -125,6 +125,7 @@ def _rows(job: Job, rows: Sequence[LabelRow]) -> list[ReportRow]:
             row.confidence,
             None if right is None else job.label_names[right],
             row.forced_by,
+            row.pinned,
         )
         for example, row, right in zip(job.examples, rows, gold, strict=True)
     ]

@@ -15,7 +15,12 @@ T = TypeVar("T")
 
 def talk(text: str) -> None:
     """A line on standard error. What it quotes of data, files and hosts must not drive the terminal."""
-    click.echo("".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text), err=True)
+    click.echo(printable(text), err=True)
+
+
+def printable(text: str) -> str:
+    """Without control characters."""
+    return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def until_done(job: Coroutine[Any, Any, T], interrupt: Any = None) -> T:

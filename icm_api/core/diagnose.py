@@ -27,6 +27,8 @@ LITTLE_MASS = 0.05
 """Median share of the model's probability that the labels hold."""
 AGAINST_OWN_MEANING = 0.4
 """Share of labels that the label words' own meaning supports, below which the labels look turned round."""
+LEAST_OF_OWN_MEANING = 8
+"""Examples: with fewer such a share is chance."""
 
 SignName = Literal["collapse", "no concept", "instability", "polarity", "surface", "thin mass"]
 Level = Literal["failed", "doubtful"]
@@ -146,7 +148,7 @@ def _polarity(evidence: Evidence) -> Sign | None:
         return None
     pairs = [(a, b) for a, b in zip(evidence.labels, evidence.own_meaning, strict=True) if None not in (a, b)]
     equal = sum(a == b for a, b in pairs)
-    if not pairs or equal / len(pairs) >= AGAINST_OWN_MEANING:
+    if len(pairs) < LEAST_OF_OWN_MEANING or equal / len(pairs) >= AGAINST_OWN_MEANING:
         return None
     return Sign(
         "polarity",

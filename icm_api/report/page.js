@@ -19,7 +19,7 @@
 
   const kinds = {
     "": () => true,
-    wrong: (k) => data.gold[k] !== null && data.gold[k] !== data.label[k],
+    wrong: (k) => data.gold[k] !== null && data.label[k] !== null && data.gold[k] !== data.label[k],
     forced: (k) => k in data.forced,
     none: (k) => data.label[k] === null,
   };

@@ -37,6 +37,8 @@ class ReportRow:
     confidence: float | None
     gold: str | None = None
     forced_by: str | None = None
+    pinned: bool = False
+    """A person gave the label: it is nobody's to judge."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,7 @@ def render(report: Report) -> str:
 
 def charts(report: Report) -> Mapping[str, Markup]:
     """Name -> SVG, for the page and for files."""
-    gold = {row.id: row.gold for row in report.rows if row.gold is not None}
+    gold = {row.id: row.gold for row in report.rows if row.gold is not None and not row.pinned}
     course = course_of(report.journal, gold)
     drawn = {name: _course_chart(name, course) for name in course.charts}
     confidences = [row.confidence for row in report.rows if row.confidence is not None]
@@ -90,10 +92,11 @@ def charts(report: Report) -> Mapping[str, Markup]:
 
 
 def reliability_bins(rows: Sequence[ReportRow]) -> list[tuple[float, float, int]]:
-    """(mean confidence, share right, count) of each bin of confidence that has examples with gold."""
+    """(mean confidence, share right, count) of each bin of confidence that has examples with gold. As in a summary's
+    accuracy, only labels that were found and given count."""
     bins: dict[int, list[tuple[float, bool]]] = {}
     for row in rows:
-        if row.gold is not None and row.confidence is not None:
+        if row.gold is not None and row.label is not None and row.confidence is not None and not row.pinned:
             place = min(int(row.confidence * BINS), BINS - 1)
             bins.setdefault(place, []).append((row.confidence, row.label == row.gold))
     return [
@@ -105,7 +108,7 @@ def reliability_bins(rows: Sequence[ReportRow]) -> list[tuple[float, float, int]
 VERDICTS = {
     "failed": "The labels are not to be used as they are.",
     "doubtful": "There are signs to look at before you use these labels.",
-    "healthy": "Nothing speaks against these labels. Coherent is not yet true: look at some before you rely on them.",
+    "healthy": "Judged without gold, nothing speaks against these labels. Coherent is not yet true: look at some.",
 }
 
 

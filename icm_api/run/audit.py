@@ -18,7 +18,8 @@ RESULT, ANSWERS = "audit.json", "answers.jsonl"
 
 
 def examples_to_ask(loaded: LoadedRun, n: int, *, seed: int) -> list[int]:
-    """Labelled examples for a person to judge (`icm_api.core.audit.choose`). Raises DataError when there are none."""
+    """Examples for a person to judge (`icm_api.core.audit.choose`), of those that the run found a label for. Raises
+    DataError when there are none."""
     asked = choose(_confidences(loaded), n, seed=seed)
     if not asked:
         raise DataError(f"{loaded.path}: the run has labelled no example, so there is nothing to ask about")
@@ -44,11 +45,19 @@ def read_sheet(path: Path, loaded: LoadedRun) -> dict[int, int]:
     return load_answers(path, ids, loaded.job.label_names)
 
 
+def kept_answers(loaded: LoadedRun) -> dict[int, int]:
+    """Those of earlier audits of the run: example -> label."""
+    path = loaded.path / ANSWERS
+    return read_sheet(path, loaded) if path.exists() else {}
+
+
 def judge(loaded: LoadedRun, answers: Mapping[int, int], *, aim: float) -> Audit:
-    """What the answers tell; kept in the run's folder with the answers themselves, which `--pin` takes.
+    """What the answers tell, together with those of earlier audits about other examples; kept in the run's folder with
+    the answers themselves, which `--pin` takes.
 
     Raises DataError when no labelled example was answered.
     """
+    answers = {**kept_answers(loaded), **answers}
     try:
         found = audit(loaded.labels, _confidences(loaded), answers, n_labels=len(loaded.job.label_names), aim=aim)
     except ValueError:
@@ -67,5 +76,5 @@ def as_json(loaded: LoadedRun, found: Audit) -> dict[str, Any]:
 
 
 def _confidences(loaded: LoadedRun) -> list[float | None]:
-    """Of the labels; None where an example has none."""
-    return [None if row.label is None else row.confidence for row in loaded.rows]
+    """Of the labels that the run found; None where an example has none, or has it from a person."""
+    return [None if row.label is None or row.pinned else row.confidence for row in loaded.rows]

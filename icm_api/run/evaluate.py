@@ -15,7 +15,7 @@ import numpy as np
 
 from icm_api.client.meter import Snapshot
 from icm_api.client.prices import plain_usd
-from icm_api.config import RunConfig
+from icm_api.config import GOLD_METHOD, RunConfig
 from icm_api.core.context import Query
 from icm_api.core.demonstrations import random_labels
 from icm_api.core.labels import argmax_label
@@ -146,7 +146,7 @@ async def evaluate(
 
 
 def _refuse_gold_made(loaded: LoadedRun) -> None:
-    if loaded.summary is not None and loaded.summary["used_gold"]:
+    if loaded.job.config.method == GOLD_METHOD:
         raise ConfigError(f"{loaded.path}: its labels were made with gold labels, so there is nothing to compare")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -54,6 +55,7 @@ class NewLabels:
             "out": str(self.out),
             "examples": len(self.rows),
             "labelled": sum(row.label is not None for row in self.rows),
+            "abstained": sum(row.abstained for row in self.rows),
             "demonstrations": self.demonstrations,
             "shares": self.shares,
             "requests": self.counts.requests,
@@ -167,11 +169,21 @@ class _Asking:
 
 
 def _found_shares(loaded: LoadedRun) -> tuple[float, ...]:
-    """Those of the run's labels; a label that it never gave counts as half an example, so that it may appear."""
-    labels, n_labels = loaded.labels, len(loaded.job.label_names)
+    """Those of the labels that the run found, given or not: leaving out the unsure ones would favour the label that it
+    is surer of. A label that it never found counts as half an example, so that it may appear."""
+    n_labels = len(loaded.job.label_names)
+    labels = [_found(row) if row.abstained else label for row, label in zip(loaded.rows, loaded.labels, strict=True)]
     least = 0.5 / max(1, sum(label is not None for label in labels))
     raised = [max(share, least) for share in label_shares(labels, n_labels)]
     return tuple(share / sum(raised) for share in raised)
+
+
+def _found(row: LabelRow) -> int:
+    """The label of an example that was abstained from: the one that its confidence is about."""
+    assert row.logprobs is not None
+    assert row.confidence is not None
+    off = [abs(math.exp(logprob) - row.confidence) for logprob in row.logprobs.values()]
+    return off.index(min(off))
 
 
 def _checked_out(loaded: LoadedRun, config: RunConfig) -> Path:

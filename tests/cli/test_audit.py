@@ -113,3 +113,44 @@ def test_one_key_answers_and_others_skip_or_stop(icm, run, at_terminal):
 def test_without_a_terminal_a_sheet_is_offered(icm, run):
     done = icm("audit", "run")
     assert (done.code, "use --csv FILE, then --answers FILE" in done.err) == (2, True)
+
+
+def test_answers_of_earlier_audits_count_and_are_not_asked_for_again(icm, run, at_terminal):
+    at_terminal("12q")
+    icm("audit", "run", "--n", "20")
+    first = Path("run/answers.jsonl").read_text().splitlines()
+    at_terminal("1q")
+    done = icm("audit", "run", "--n", "20", "--json")
+    assert ("1 of 18" in done.err, done.json["whole"]["answered"]) == (True, 3)
+    assert set(first) < set(Path("run/answers.jsonl").read_text().splitlines())
+
+
+def test_an_answer_that_is_corrected_in_a_sheet_replaces_the_old_one(icm, write, run):
+    for label in ("negative", "positive"):
+        write("sheet.csv", f"id,label\nr1,{label}\n")
+        assert icm("audit", "run", "--answers", "sheet.csv").code == 0
+    assert Path("run/answers.jsonl").read_text() == '{"id": "r1", "label": "positive"}\n'
+
+
+def test_ctrl_c_keeps_what_was_answered(icm, run, monkeypatch):
+    def press():
+        if not next(keys):
+            raise KeyboardInterrupt
+        return "1"
+
+    keys = iter([True, True, False])
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("click.getchar", press)
+    done = icm("audit", "run", "--json")
+    assert (done.code, done.json["whole"]["answered"]) == (0, 2)
+
+
+def test_labels_that_a_person_gave_are_not_asked_about(icm, write, run):
+    pinned = [name for name in run if name != "=7"][:20]
+    write("pins.jsonl", [{"id": name, "label": "positive"} for name in pinned])
+    settings = [*SETTINGS[:-1], "pinned", "--pin", "pins.jsonl"]
+    assert icm("run", "data.jsonl", *settings).code == 0
+    icm("audit", "pinned", "--n", "60", "--csv", "sheet.csv")
+    assert {row["id"] for row in sheet()}.isdisjoint(pinned)
+    done = icm("audit", "pinned", "--answers", fill(sheet(), lambda _: "positive"), "--json")
+    assert done.json["whole"]["labels"] == len(sheet())

@@ -120,3 +120,11 @@ def test_all_conditions_show_the_same_examples_in_the_same_order(icm, run, monke
         assert bare == ()
         assert [len(each) for each in few] == [12] * 3
         assert len({tuple(text for text, _ in each) for each in few}) == 1
+
+
+def test_not_even_when_the_run_was_killed_before_its_summary(icm, run):
+    arguments = ("--method", "gold-few-shot", "--gold-column", "gold", "--run-dir", "ceiling")
+    assert icm("run", "old.jsonl", *SETTINGS, *arguments).code == 0
+    Path("ceiling/summary.json").unlink()
+    done = icm("eval", "ceiling", "--test", "test.jsonl")
+    assert (done.code, "made with gold labels" in done.err) == (2, True)

@@ -164,3 +164,15 @@ def test_a_run_that_is_not_there_is_named(icm, write):
     write("new.jsonl", NEW)
     done = label(icm)
     assert (done.code, "run: no run is kept there" in done.err) == (2, True)
+
+
+def test_the_shares_are_those_of_all_that_the_run_found_also_where_it_abstained(icm, write, run):
+    write("new.jsonl", NEW)
+    assert icm("run", "old.jsonl", *SETTINGS, "--run-dir", "sure", "--seed", "1", "--abstain-below", "0.8").code == 0
+    found = [max(row["logprobs"], key=row["logprobs"].get) for row in read("sure/labels.jsonl")]
+    given = [row["label"] for row in read("sure/labels.jsonl") if row["label"]]
+    assert given.count("positive") / len(given) != found.count("positive") / len(found)
+    done = icm("label", "new.jsonl", "--from", "sure", "--json")
+    assert done.json["shares"]["positive"] == pytest.approx(found.count("positive") / len(found))
+    assert done.json["abstained"] == 40 - done.json["labelled"] > 0
+    assert f"{done.json['abstained']} left unlabelled as too unsure" in done.err

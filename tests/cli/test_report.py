@@ -70,3 +70,12 @@ def test_a_verdict_can_fail_a_script_and_the_labels_are_there(icm, tmp_path):
     assert done.json["verdict"] == "failed"
     assert "verdict on the labels is failed" in done.err
     assert (tmp_path / "run" / "labels.jsonl").exists()
+
+
+def test_an_id_cannot_steer_the_terminal(icm, write):
+    write("odd.jsonl", [{"id": f"\x1b[2J{i}", "text": f"text {i}"} for i in range(24)])
+    for name, prior in (("one", "a=0.1"), ("two", "a=0.9")):
+        settings = ("--task", "classify", "--labels", "a,b", "--provider", "synthetic", "--class-prior", prior)
+        assert icm("run", "odd.jsonl", *settings, "--run-dir", name, "--no-report").code == 0
+    done = icm("compare", "one", "two")
+    assert ("[2J" in done.out, "\x1b" in done.out) == (True, False)

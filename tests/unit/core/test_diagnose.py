@@ -71,6 +71,12 @@ def test_labels_against_the_words_own_meaning_look_turned_round():
     assert "support only 0%" in turned.signs[0].evidence
 
 
+def test_a_handful_of_examples_is_too_few_to_look_turned_round():
+    sound = evidence()
+    own = [1 - label if i < 7 else None for i, label in enumerate(sound.labels)]
+    assert diagnose(evidence(own_meaning=own)).verdict == "healthy"
+
+
 def test_a_surface_feature_that_tells_the_labels_is_named():
     sound = evidence()
     texts = [f"{text} not" if label else text for text, label in zip(sound.texts, sound.labels, strict=True)]

@@ -13,6 +13,7 @@ def summary(**changes):
         "method": "sweep",
         "examples": 3,
         "labelled": 3,
+        "abstained": 0,
         "accuracy": 2 / 3,
         "accuracy_low": 0.2,
         "accuracy_high": 0.94,

@@ -102,3 +102,22 @@ def test_a_report_without_gold_or_labels_can_be_drawn(make_report):
         make_report(rows=empty, journal=(), summary=summary(accuracy=None, accuracy_low=None, accuracy_high=None))
     )
     assert "gold labels" not in page
+
+
+def test_labels_that_were_not_given_or_came_from_a_person_are_not_judged():
+    unsure = ReportRow("r4", "Perhaps", None, 0.55, "positive")
+    pinned = ReportRow("r5", "Said so", "positive", 0.55, "negative", pinned=True)
+    assert reliability_bins([*rows(), unsure, pinned]) == reliability_bins(rows())
+
+
+def test_an_example_without_a_label_is_said_to_have_none_and_is_not_wrong(make_report):
+    page = render(make_report(rows=[ReportRow("r4", "Perhaps", None, 0.55, "positive")]))
+    assert '<span class="label">no label</span>' in page
+    assert 'class="wrong"' not in page
+
+
+def test_labels_that_were_held_back_are_counted_where_they_could_mislead(make_report):
+    page = render(make_report(summary=summary(labelled=1, abstained=2)))
+    assert "examples labelled, 2 left unlabelled as too unsure" in page
+    assert "Shares of the labels, those too unsure to give included" in page
+    assert "unsure" not in render(make_report())
