@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test check bench fuzz lock audit clean
+.PHONY: demo test check bench fuzz record lock audit clean
 demo: $(INSTALLED)
 	$(BIN)/icm-api demo
 
@@ -26,6 +26,13 @@ bench: $(INSTALLED)
 FUZZ_EXAMPLES ?= 3000
 fuzz: $(INSTALLED)
 	FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(BIN)/python -m pytest tests/faults/test_fuzz.py
+
+# What a host answers to a few questions, for the tests to play back: PROVIDER=..., MODEL=... and the host's key in the
+# environment (cassettes/README.md). Never spends more than MAX_USD; PRICE=input/output where no list price is known.
+MAX_USD ?= 0.05
+record: $(INSTALLED)
+	$(BIN)/python -m tests.recorded --provider "$(PROVIDER)" --max-usd "$(MAX_USD)" \
+	  $(if $(MODEL),--model "$(MODEL)") $(if $(PRICE),--price "$(PRICE)")
 
 # The exact versions of everything in the development environment, this package aside.
 lock: $(INSTALLED)

@@ -87,6 +87,8 @@ PROFILES: tuple[Profile, ...] = (
         key_env="FIREWORKS_API_KEY",
         routes=("completions", "chat", "votes"),
         max_top_k=5,
+        # Not echo_last, which is counted in tokens: a chain reads all labels but its overlap's (a fifth), and what is
+        # known here of that many tokens, a bound by bytes, is mostly more than the whole prompt has.
         echo=True,
         extra_body={"context_length_exceeded_behavior": "error"},
         checked="2026-11-22",

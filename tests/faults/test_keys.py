@@ -23,7 +23,7 @@ from icm_api.providers.openai_compat import OpenAICompatible
 from icm_api.providers.registry import ENTRIES, ProviderEntry, ProviderSettings, open_provider
 from icm_api.types import ChoiceRequest, NextTokenRequest, Prompt, Request, SequenceRequest
 from tests.conftest import Answer, Asked, ScriptedServer
-from tests.recorded.conftest import _clean_request, _clean_response
+from tests.recorded.recording import VCR_CONFIG
 from tests.unit.testing import toy
 
 KEY = "sk-planted/0123+4567=89%MARK~key"
@@ -241,7 +241,7 @@ def all_of(error: Exception) -> list[str]:
 
 async def test_a_recording_keeps_no_key(leaky, tmp_path):
     cassette = tmp_path / "recorded.yaml"
-    recorder = vcr.VCR(before_record_request=_clean_request, before_record_response=_clean_response, record_mode="all")
+    recorder = vcr.VCR(**VCR_CONFIG, record_mode="all")
     provider = OpenAICompatible(base_url=f"{leaky.url}/v1", model="toy", api_key=KEY)
     with recorder.use_cassette(str(cassette)):
         await provider.send(NextTokenRequest(PROMPT, WANTED))
