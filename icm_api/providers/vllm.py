@@ -1,9 +1,12 @@
 """vLLM through its own parameters: every wanted label comes back exact, whatever its rank.
 
-Prompts go out as token ids. The likeliest tokens come in one request; labels outside that list are asked for by id
-(`logprob_token_ids`, vLLM from mid-2026), or on older servers by putting them after the prompt and reading their
-prompt log-probs. Log-probabilities are those before sampling (vLLM's default, `--logprobs-mode raw_logprobs`).
-`/generative_scoring` is not used: it tells less (one label set, no other tokens, so no mass and no spellings).
+Prompts go out as token ids. The likeliest tokens come in one request; a label outside that list is forced
+(`allowed_token_ids`, a request a token, served from the prefix cache), or where that is not obeyed put after the prompt
+and read from its prompt log-probs. Log-probabilities are those before sampling and before the forcing (vLLM's default,
+`--logprobs-mode raw_logprobs`).
+`logprob_token_ids` and `/generative_scoring` are not used, although one request would name many labels: while either is
+being answered, vLLM's V1 sampler takes the lists of likeliest tokens from all others (pull request 51789, seen on
+0.32.0: 37 lists of 40). Lists that another client spoils in that way are noticed and asked for again.
 Source: https://docs.vllm.ai/en/latest/serving/openai_compatible_server.html
 """
 
@@ -13,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal, Self, TypeVar, cast
 
-from icm_api.errors import CapabilityError, ConfigError, RequestError
+from icm_api.errors import CapabilityError, ConfigError, RequestError, TransientError
 from icm_api.providers.http import count, openai_usage, whole_number
 from icm_api.providers.listed import SENTINEL_NATS, nats
 from icm_api.providers.native import NativeServer, agreed_name, public_name, token_ids
@@ -33,14 +36,12 @@ from icm_api.types import (
 )
 
 R = TypeVar("R")
-Exact = Literal["named", "appended"]
-"""How labels that are not listed are scored: as `logprob_token_ids`, or put after the prompt."""
+Exact = Literal["forced", "appended"]
+"""How labels that are not listed are scored: as the only token allowed, or put after the prompt."""
 
 NAME = "vllm"
-ADAPTER_VERSION = 1
+ADAPTER_VERSION = 2
 """Raise it when the same request would be asked or read in another way: it is part of the cache key."""
-MOST_NAMED = 128
-"""Token ids that one request may name."""
 _SAMPLE = "Claim: water is wet.\nThis claim is true"
 
 
@@ -160,27 +161,22 @@ class Vllm:
         self, prompt: Ids, missing: Sequence[tuple[Ids, int]], values: Mapping[Ids, dict[int, float]]
     ) -> list[Usage]:
         """Add what the lists lack: (ending, token id) each. What is left out stays only bounded."""
-        if self._exact == "named":
-            return [
-                await self._named(prompt, part, values)
-                for part in (missing[k : k + MOST_NAMED] for k in range(0, len(missing), MOST_NAMED))
-            ]
+        if self._exact == "forced":
+            named = dict.fromkeys(token_id for _, token_id in missing)
+            return [await self._forced(prompt, k, [e for e, other in missing if other == k], values) for k in named]
         return [await self._appended(prompt, missing, values)] if self._exact else []
 
-    async def _named(
-        self, prompt: Ids, missing: Sequence[tuple[Ids, int]], values: Mapping[Ids, dict[int, float]]
+    async def _forced(
+        self, prompt: Ids, token_id: int, endings: Sequence[Ids], values: Mapping[Ids, dict[int, float]]
     ) -> Usage:
-        endings = list(dict.fromkeys(ending for ending, _ in missing))
-        named = sorted({token_id for _, token_id in missing})
-        prompts = [prompt + ending for ending in endings]
-        choices, usage = await self._server.complete(prompts, logprobs=1, logprob_token_ids=cast(Json, named))
-        told = dict(zip(endings, map(self._server.listed, choices), strict=True))
-        for ending, token_id in missing:
-            if token_id not in told[ending]:
+        choices, usage = await self._server.forced([prompt + ending for ending in endings], token_id)
+        for ending, choice in zip(endings, choices, strict=True):
+            told = self._server.listed(choice)
+            if token_id not in told:
                 raise self._server.host.incapable(
-                    f"the server left out token {token_id}, which logprob_token_ids named"
+                    f"the server generated another token than {token_id}, the only one allowed"
                 )
-            _put(values[ending], token_id, told[ending][token_id])
+            _put(values[ending], token_id, told[token_id])
         return usage
 
     async def _appended(
@@ -234,17 +230,18 @@ def _put(values: dict[int, float], token_id: int, told: float) -> None:
 
 async def _exact(server: _Server, sample: Ids, scores_prompts: bool) -> Exact | None:
     """Measured: servers ignore parameters that they do not know."""
-    if await _names_tokens(server, sample):
-        return "named"
+    if await _forces_tokens(server, sample):
+        return "forced"
     return "appended" if scores_prompts else None
 
 
-async def _names_tokens(server: _Server, sample: Ids) -> bool:
-    """Whether `logprob_token_ids` is obeyed, for tokens that are no likely continuation."""
-    named = sorted(set(sample))[:MOST_NAMED]
+async def _forces_tokens(server: _Server, sample: Ids) -> bool:
+    """Whether a token that is no likely continuation (the last one again) can be forced and keeps its own
+    log-probability: it is 0 where the server reports log-probs after the forcing."""
+    again = sample[-1]
     try:
-        (choice,), _ = await server.complete([sample], logprobs=1, logprob_token_ids=cast(Json, named))
-        return set(named) <= server.listed(choice).keys()
+        (choice,), _ = await server.forced([sample], again)
+        return SENTINEL_NATS < server.listed(choice).get(again, 0.0) < 0
     except (RequestError, CapabilityError):
         return False
 
@@ -322,6 +319,10 @@ class _Server(NativeServer):
             usage if len(prompts) == 1 else replace(usage, cached_tokens=None)
         )
 
+    async def forced(self, prompts: Sequence[Ids], token_id: int) -> tuple[list[Mapping[str, Json]], Usage]:
+        """Like `complete`, with the one token that may come; its log-probability alone is told."""
+        return await self.complete(prompts, logprobs=0, allowed_token_ids=[token_id])
+
     def _check_read(self, usage: Usage, prompts: Sequence[Ids]) -> None:
         sent = sum(map(len, prompts))
         if usage.prompt_tokens is None:
@@ -339,7 +340,16 @@ class _Server(NativeServer):
     # --- parts of a choice
 
     def table(self, choice: Mapping[str, Json]) -> Table:
-        return Table.of(self.listed(choice), {}, self.host)
+        """The likeliest tokens. No likely token has probability 0: such an entry is the filling of a spoiled list."""
+        listed = self.listed(choice)
+        if min(listed.values()) <= SENTINEL_NATS:
+            raise self.host.error(
+                TransientError,
+                "the list of likeliest tokens was spoiled by a request with logprob_token_ids or to "
+                "/generative_scoring, which this server was answering for someone else at the same moment (vLLM pull "
+                "request 51789); if it keeps happening, use a server that nobody asks so",
+            )
+        return Table.of(listed, {}, self.host)
 
     def listed(self, choice: Mapping[str, Json]) -> dict[int, float]:
         """Log-probabilities for the first generated token, by id."""

@@ -1,4 +1,4 @@
-"""A vLLM server's routes (0.33), answering from `TokenModel`."""
+"""A vLLM server's routes as 0.32 speaks on them (see cassettes/vllm/), answering from `TokenModel`."""
 
 from __future__ import annotations
 
@@ -17,18 +17,19 @@ TAKES = {
     "temperature",
     "logprobs",
     "prompt_logprobs",
-    "logprob_token_ids",
+    "allowed_token_ids",
     "return_tokens_as_token_ids",
 }
 
 
 @dataclass
 class Vllm:
-    """`names`, `scores_prompts`: whether it obeys `logprob_token_ids` and `prompt_logprobs`, or ignores them as older
-    or restricted servers do."""
+    """`names`, `scores_prompts`: whether it obeys `allowed_token_ids` and `prompt_logprobs`, or ignores them as
+    restricted servers do. `after_forcing`: as with `--logprobs-mode processed_logprobs`."""
 
     model: TokenModel = field(default_factory=TokenModel)
     names: bool = True
+    after_forcing: bool = False
     scores_prompts: bool = True
     max_logprobs: int = 20
     context: int = 4096
@@ -59,7 +60,8 @@ class Vllm:
         choices = [self._choice(k, ids, body) for k, ids in enumerate(prompts)]
         read = sum(map(len, prompts))
         usage = {"prompt_tokens": read, "completion_tokens": len(prompts), "total_tokens": read + len(prompts)}
-        details = {"cached_tokens": 0 if "prompt_logprobs" in body else max(len(prompts[-1]) // 16 * 16 - 16, 0)}
+        cached = 0 if "prompt_logprobs" in body else max(len(prompts[-1]) // 16 * 16 - 16, 0)
+        details = {"cached_tokens": cached, "created_cache_tokens": None, "multimodal_tokens": None}
         said = {"id": "cmpl-1", "object": "text_completion", "created": 1795305600, "model": body["model"]}
         return {**said, "choices": choices[::-1], "usage": {**usage, "prompt_tokens_details": details}}
 
@@ -67,12 +69,17 @@ class Vllm:
         if strange := sorted(set(body) - TAKES):
             return f"not asked for here: {strange}"
         if max(body.get("logprobs", 0), body.get("prompt_logprobs", 0)) > self.max_logprobs:
-            return f"Requested more logprobs than the greatest allowed: {self.max_logprobs}"
-        if "logprob_token_ids" in body and "logprobs" not in body:
-            return "when using `logprob_token_ids`, `logprobs` must be set."
+            asked = max(body.get("logprobs", 0), body.get("prompt_logprobs", 0))
+            return f"Requested sample logprobs of {asked}, which is greater than max allowed: {self.max_logprobs}"
         longest = max(map(len, body["prompt"]))
-        if longest + body["max_tokens"] > self.context:
-            return f"This model's maximum context length is {self.context} tokens. However, you requested {longest}."
+        if longest == self.context:
+            return "max_tokens must be at least 1, got 0. (parameter=max_tokens, value=0)"
+        if longest > self.context:
+            return (
+                f"This model's maximum context length is {self.context} tokens. However, your prompt contains "
+                f"{longest} input tokens, which exceeds this limit even without any output tokens. Please reduce the "
+                f"length of the input prompt. (parameter=input_tokens, value={longest})"
+            )
         return None
 
     def _choice(self, index: int, ids: Sequence[int], body: dict[str, Any]) -> dict[str, Any]:
@@ -84,11 +91,15 @@ class Vllm:
         return {**said, "prompt_logprobs": scored}
 
     def _generated(self, ids: Sequence[int], body: dict[str, Any]) -> dict[str, Any]:
-        (best, value), *_ = listed = self.model.top(ids, body["logprobs"])
-        if self.names and "logprob_token_ids" in body:
-            listed = [(best, value), *((k, self.model.logprob(ids, k)) for k in body["logprob_token_ids"])]
-        top = {f"token_id:{k}": max(nats, -9999.0) for k, nats in listed}
-        return {"text_offset": [0], "token_logprobs": [value], "tokens": [f"token_id:{best}"], "top_logprobs": [top]}
+        """What is generated first, then the likeliest."""
+        ((token, value),) = self.model.top(ids, 1)
+        if self.names and "allowed_token_ids" in body:
+            (token,) = body["allowed_token_ids"]
+            value = 0.0 if self.after_forcing else self.model.logprob(ids, token)
+        listed = {token: value} | dict(self.model.top(ids, body["logprobs"]))
+        top = {f"token_id:{k}": max(nats, -9999.0) for k, nats in listed.items()}
+        told = {"token_logprobs": [max(value, -9999.0)], "tokens": [f"token_id:{token}"]}
+        return {"text_offset": [0], **told, "top_logprobs": [top]}
 
     def _prompt(self, ids: Sequence[int], k: int) -> list[Any]:
         return [None, *(self._entry(ids, place, k) for place in range(1, len(ids)))]

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from icm_api.errors import CapabilityError, ConfigError, RequestError
+from icm_api.errors import CapabilityError, ConfigError, RequestError, TransientError
 from icm_api.providers.vllm import Vllm as Adapter
 from icm_api.types import NextTokenReply, NextTokenRequest, Position, Prompt, SequenceRequest, TokenCountRequest
 from tests.servers.model import UNLIKELY_NATS, TokenModel
@@ -77,9 +77,16 @@ async def test_likely_labels_come_by_id_in_one_request_with_the_prompt_as_ids(se
     assert reply.usage.cached_tokens is not None
 
 
-@pytest.mark.parametrize(("names", "parameter"), [(True, "logprob_token_ids"), (False, "prompt_logprobs")])
-async def test_a_label_outside_the_list_is_asked_for_by_itself(server, serve, connect, names, parameter):
-    host = serve(names=names)
+@pytest.mark.parametrize(
+    ("can", "parameter", "exact"),
+    [
+        ({}, "allowed_token_ids", "forced"),
+        ({"names": False}, "prompt_logprobs", "appended"),
+        ({"after_forcing": True}, "prompt_logprobs", "appended"),
+    ],
+)
+async def test_a_label_outside_the_list_is_asked_for_by_itself(server, serve, connect, can, parameter, exact):
+    host = serve(**can)
     adapter = await connect()
     reply = await adapter.send(NextTokenRequest(PROMPT, (*LABELS, " Unheard")))
     first, second = completions(server)
@@ -88,7 +95,32 @@ async def test_a_label_outside_the_list_is_asked_for_by_itself(server, serve, co
     assert value_of(reply, " Unheard") == UNLIKELY_NATS
     assert value_of(reply, " True") == pytest.approx(expected(host.model, PROMPT, " True"))
     assert adapter.capabilities.exact_labels
-    assert adapter.identity["exact"] == ("named" if names else "appended")
+    assert adapter.identity["exact"] == exact
+
+
+async def test_no_request_spoils_the_lists_of_others(server, serve, connect):
+    serve()
+    await (await connect()).send(NextTokenRequest(PROMPT, (*LABELS, " Unheard")))
+    assert "logprob_token_ids" not in str([request.body for request in server.requests("/v1/completions")])
+
+
+@pytest.mark.parametrize("value", [-0.7, 0.0])
+async def test_a_list_that_another_client_spoils_is_asked_for_again(server, serve, connect, value):
+    host = serve()
+    adapter = await connect()
+    spoiled = {"top_logprobs": [{"token_id:7": value, "token_id:0": -9999.0}]}
+    server.answer("/v1/completions", changed(host, logprobs=spoiled))
+    for request in (NextTokenRequest(PROMPT, LABELS), SequenceRequest(PROMPT, LABELS)):
+        with pytest.raises(TransientError, match="spoiled by a request with logprob_token_ids"):
+            await adapter.send(request)
+
+
+async def test_a_forced_token_that_does_not_come_is_an_error(server, serve, connect):
+    host = serve()
+    adapter = await connect()
+    host.names = False
+    with pytest.raises(CapabilityError, match="another token than"):
+        await adapter.send(NextTokenRequest(PROMPT, (*LABELS, " Unheard")))
 
 
 async def test_a_server_that_can_do_neither_gives_bounds_and_says_so(serve, connect):
@@ -221,7 +253,7 @@ async def test_a_bad_top_k_is_refused_before_asking(server, connect):
 async def test_more_candidates_than_the_server_allows_are_its_error(serve, connect):
     serve()
     adapter = await connect(top_k=21)
-    with pytest.raises(RequestError, match="greatest allowed: 20"):
+    with pytest.raises(RequestError, match="max allowed: 20"):
         await adapter.send(NextTokenRequest(PROMPT, LABELS))
 
 
