@@ -85,6 +85,10 @@ _SECRET = re.compile(
 )
 """Names of members that hold keys; `prompt_cache_key` is none."""
 
+_UNSHOWN = frozenset({"api_key_env", "extra_body", "provider_options"})
+"""Settings in whose place a key is given by mistake."""
+_SHOWN_CHARACTERS = 60
+
 Names = Annotated[tuple[str, ...], BeforeValidator(_split_commas)]
 Pairs = Annotated[dict[str, str], BeforeValidator(_split_pairs)]
 Body = Annotated[dict[str, JsonValue], BeforeValidator(_read_json), AfterValidator(_checked_body)]
@@ -112,6 +116,11 @@ TAKES: Mapping[Method, frozenset[str]] = {
     GOLD_METHOD: _ABOUT_CHAINS,
 }
 """The settings that not every method has: which method takes which. Giving another is an error, never ignored."""
+
+
+def unused_by(method: Method) -> frozenset[str]:
+    """Settings that only other methods have."""
+    return frozenset().union(*TAKES.values()) - TAKES[method]
 
 
 class ProviderConfig(BaseModel):
@@ -231,7 +240,7 @@ def load_config(kind: type[C], flags: Mapping[str, Any], environ: Mapping[str, s
 
 def _refuse_unused(config: RunConfig, origin: Mapping[str, str]) -> None:
     """A setting that the method would not use is an error, wherever it was given."""
-    unused = sorted((frozenset().union(*TAKES.values()) & config.model_fields_set) - TAKES[config.method])
+    unused = sorted(unused_by(config.method) & config.model_fields_set)
     if unused:
         raise ConfigError(
             "\n".join(
@@ -305,8 +314,18 @@ def _describe(problem: Any, origin: Mapping[str, str], known: Iterable[str]) -> 
     if name not in origin:
         return f"{_flag(name)}: {problem['msg'].lower()}"
     unknown = problem["type"] == "extra_forbidden"
-    message = f"no such setting{_hint(name, known, origin[name])}" if unknown else problem["msg"]
+    message = f"no such setting{_hint(name, known, origin[name])}" if unknown else in_words(problem)
     return f"{_shown(name, origin)}: {message}"
+
+
+def in_words(problem: Any) -> str:
+    """What pydantic found wrong with a setting, and the value that was given; never one that may be a key."""
+    given, place = problem["input"], [str(part) for part in problem["loc"]]
+    secret = any(part in _UNSHOWN or _SECRET.fullmatch(part) for part in place)
+    if secret or not isinstance(given, str | int | float):
+        return str(problem["msg"])
+    shown = given[:_SHOWN_CHARACTERS] if isinstance(given, str) else given
+    return f"{problem['msg']}, not {shown!r}"
 
 
 def _hint(name: str, known: Iterable[str], source: str = "file") -> str:

@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from icm_api.cli.audit import audit
+from icm_api.cli.blame import blamed
 from icm_api.cli.completion import PROGRAM, complete_file, complete_run, complete_task, completion
 from icm_api.cli.evaluate import evaluate
 from icm_api.cli.export import export
@@ -33,7 +34,7 @@ from icm_api.cli.options import (
 from icm_api.cli.report import compare, report, write_report
 from icm_api.cli.tune import tune
 from icm_api.cli.waiting import talk, until_done
-from icm_api.errors import IcmError, VerdictError
+from icm_api.errors import ConfigError, IcmError, VerdictError
 
 INTERRUPTED = 130
 _MODELS = "Folder of replies and models (default: the user's cache folder)."
@@ -41,7 +42,8 @@ VERDICTS = ("healthy", "doubtful", "failed")
 
 
 def main() -> None:
-    """Entry point: errors become one clear message and the exit code of their type."""
+    """Entry point: errors become one clear message and the exit code of their type. So do those of the user's own
+    modules; other exceptions are faults of this program and keep their traceback."""
     try:
         cli(prog_name=PROGRAM, standalone_mode=False)
     except click.exceptions.Exit as done:
@@ -50,11 +52,17 @@ def main() -> None:
         error.show()
         sys.exit(error.exit_code)
     except IcmError as error:
-        for line in (f"error: {error}", *getattr(error, "__notes__", ())):
+        place = error.__cause__ and blamed(error.__cause__)
+        for line in (f"error: {error}", *([f"raised in {place}"] if place else []), *getattr(error, "__notes__", ())):
             talk(line)
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt, asyncio.CancelledError):
         sys.exit(INTERRUPTED)
+    except Exception as error:  # a module of the user's may raise anything
+        if (place := blamed(error)) is None:
+            raise
+        talk(f"error: code of your own failed: {place}")
+        sys.exit(ConfigError.exit_code)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -87,7 +95,7 @@ def run(config_file: Path | None, display: str | None, as_json: bool, **flags: A
 @cli.command()
 @click.argument("run_name", metavar="RUN", shell_complete=complete_run)
 @with_options(RESUME_OPTIONS, DISPLAY_OPTIONS)
-def resume(run_name: str, display: str | None, as_json: bool, **flags: Any) -> None:
+def resume(run_name: str, trust: bool, display: str | None, as_json: bool, **flags: Any) -> None:
     """Go on with a run that was cut short.
 
     RUN is a run folder or its name under runs/. It ends with the labels that it would have had, and asks nothing that
@@ -106,7 +114,7 @@ def resume(run_name: str, display: str | None, as_json: bool, **flags: Any) -> N
         return
     say = None if display == "none" else talk
     with open_display(display, info.manifest.config["task"]) as shown:
-        job = go_on(path, os.environ, shown.observe, given=given(flags), say=say, interrupt=interrupt)
+        job = go_on(path, os.environ, shown.observe, given=given(flags), trust=trust, say=say, interrupt=interrupt)
         result = until_done(job, interrupt)
         shown.finish(result)
     _report(result, display, as_json)

@@ -147,6 +147,10 @@ LIMIT_OPTIONS = (
     ),
 )
 
+TRUST_OPTION = click.option(
+    "--trust", is_flag=True, help="Also if the run was begun by somebody else or elsewhere; shows whom it asks."
+)
+
 RESUME_OPTIONS = (
     click.option("--max-requests", type=int, help="Larger limit on requests; what was spent before counts towards it."),
     click.option("--max-prompt-tokens", type=int, help="Larger limit on prompt tokens."),
@@ -159,6 +163,7 @@ RESUME_OPTIONS = (
     ),
     click.option("--relations", type=_PATH, help="Where the relations are now, if they were moved."),
     click.option("--cache-dir", type=_PATH, help="Where the cache with the run's replies is now, if it was moved."),
+    TRUST_OPTION,
 )
 
 METHODS = ("sweep", "anneal", "zero-shot", "random-few-shot", "bootstrap", "gold-few-shot")

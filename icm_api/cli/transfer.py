@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from icm_api.cli.options import DISPLAY_OPTIONS, LIMIT_OPTIONS, PROVIDER_OPTIONS, Pair, given
+from icm_api.cli.options import DISPLAY_OPTIONS, LIMIT_OPTIONS, PROVIDER_OPTIONS, TRUST_OPTION, Pair, given
+from icm_api.cli.waiting import talk
 
 if TYPE_CHECKING:
     from icm_api.config import RunConfig
@@ -39,6 +40,7 @@ TRANSFER_OPTIONS = (
     *(click.option("--demonstrations", type=click.IntRange(1), help="Labelled examples shown (default 64)."),),
     *_COLUMN_OPTIONS,
     *RUN_OPTIONS,
+    TRUST_OPTION,
     *PROVIDER_OPTIONS,
     *LIMIT_OPTIONS,
     *DISPLAY_OPTIONS,
@@ -51,6 +53,17 @@ def open_run(name: str, run_data: str | None, run_relations: Path | None) -> Loa
     from icm_api.run.resume import find_run
 
     return load_run(find_run(name), data=run_data, relations=run_relations)
+
+
+def open_trusted_run(name: str, run_data: str | None, run_relations: Path | None, *, trust: bool) -> LoadedRun:
+    """The same where the run's own host is asked: one that was not begun here must be trusted first."""
+    from icm_api.run.journal import read_manifest
+    from icm_api.run.origin import refuse_foreign
+    from icm_api.run.resume import find_run
+
+    path = find_run(name)
+    refuse_foreign(path, read_manifest(path), os.environ, trust=trust, say=talk)
+    return open_run(name, run_data, run_relations)
 
 
 def read_settings(

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Awaitable, Callable
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -24,6 +25,21 @@ T = TypeVar("T")
 Step = Callable[["Tuner"], Awaitable[T]]
 
 _PATH = click.Path(path_type=Path)
+
+
+class Dollars(click.ParamType[Decimal]):
+    """An exact amount, 0 or more."""
+
+    name = "USD"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Decimal:
+        try:
+            amount = Decimal(value)
+        except InvalidOperation:
+            amount = Decimal("NaN")
+        if not (amount.is_finite() and amount >= 0):
+            self.fail(f"{value!r} is no amount of US dollars", param, ctx)
+        return amount
 
 
 @click.command()
@@ -47,7 +63,13 @@ _PATH = click.Path(path_type=Path)
 @click.option(
     "--poll-s", type=click.FloatRange(min=0, min_open=True), default=30.0, help="Seconds between looks (default 30)."
 )
-@click.option("--yes", is_flag=True, help="Upload and launch without asking, whatever the price.")
+@click.option("--yes", is_flag=True, help="Upload and launch without asking, whatever the price but for --max-usd.")
+@click.option(
+    "--max-usd",
+    type=Dollars(),
+    metavar="USD",
+    help="Launch nothing that the host estimates above this, nor what it gives no estimate for.",
+)
 @click.option("--dry-run", is_flag=True, help="Write and check the files; send nothing.")
 @click.option("--data", help="Where the run's data are now, if they were moved.")
 @click.option("--relations", type=_PATH, help="The same for its relations.")
@@ -59,6 +81,7 @@ def tune(
     api_key_env: str | None,
     poll_s: float,
     yes: bool,
+    max_usd: Decimal | None,
     dry_run: bool,
     data: str | None,
     relations: Path | None,
@@ -88,7 +111,7 @@ def tune(
             talk("dry run: nothing was sent")
         elif not tuning.is_over:
             key = find_key(provider, url, api_key_env, os.environ)
-            _Steps(tuning, lambda: open_tuner(provider, url, chosen["base_model"], key), poll_s, yes).take()
+            _Steps(tuning, lambda: open_tuner(provider, url, chosen["base_model"], key), poll_s, yes, max_usd).take()
         if as_json:
             click.echo(json.dumps(tuning.as_json()))
         if failure := failure_of(tuning.record):
@@ -101,10 +124,15 @@ class _Steps:
     """What is left to do of a tuning, with questions between. Each step opens the host anew, so that no connection is
     held while a person thinks."""
 
-    def __init__(self, tuning: Tuning, opened: Callable[[], Tuner], poll_s: float, yes: bool) -> None:
+    def __init__(
+        self, tuning: Tuning, opened: Callable[[], Tuner], poll_s: float, yes: bool, max_usd: Decimal | None
+    ) -> None:
         self._tuning, self._opened, self._poll_s, self._yes = tuning, opened, poll_s, yes
+        self._max_usd = max_usd
 
     def take(self) -> None:
+        from icm_api.run.tune import refuse_dearer
+
         tuning = self._tuning
         if tuning.stage == "launching":
             talk("a launch was cut short: looking for its job")
@@ -115,6 +143,7 @@ class _Steps:
         if tuning.stage == "uploaded":
             estimate = self._do(lambda tuner: tuning.price(tuner, self._poll_s))
             talk(_price(estimate))
+            refuse_dearer(estimate, self._max_usd)
             self._ask("Launch the job?", "the files are uploaded, and no job was launched")
             self._do(tuning.launch)
         talk(f"job {tuning.record.job_id}, followed until it is over; Ctrl-C stops the following only")

@@ -18,7 +18,8 @@ from diskcache.core import DBNAME, DEFAULT_SETTINGS, METADATA, MODE_RAW
 
 from icm_api.client.codec import decode_reply, encode_reply, request_key
 from icm_api.client.wrapper import Wrapper
-from icm_api.errors import CacheError, IcmError
+from icm_api.errors import CacheError, IcmError, OutOfReachError
+from icm_api.folders import make_private
 from icm_api.providers.base import Provider
 from icm_api.types import Request
 
@@ -34,6 +35,8 @@ SETTINGS = {
     "sqlite_wal_autocheckpoint": 4000,  # pages: a file sync every 16 MB instead of every 4
     "sqlite_synchronous": 1,  # NORMAL: a power cut may lose the last replies, never the database
 }
+REFUSED = "refused "
+"""Before the key of a request whose answer says nothing of the labels; under it stands the text of that error."""
 BUSY_TIMEOUT_S = 60.0
 """How long to wait for another process that is writing to the same folder."""
 
@@ -71,7 +74,7 @@ class Store:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         with _clear_errors(folder):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_private(folder)
             folder.chmod(0o700)
             _refuse_foreign_settings(folder)
             self._rows = diskcache.Cache(str(folder.resolve()), timeout=BUSY_TIMEOUT_S, disk=JsonDisk, **SETTINGS)
@@ -118,7 +121,8 @@ def _refuse_foreign_settings(folder: Path) -> None:
 class Cached(Wrapper):
     """Answers from the store; asks `inner` once for each question that is not there.
 
-    Equal requests at the same time share one flight, its error too. Errors are never stored. Closes the store.
+    Equal requests at the same time share one flight, its error too. Errors are never stored, but for `OutOfReachError`:
+    that the model refuses to answer is an answer, and was paid for. Closes the store.
     """
 
     def __init__(self, inner: Provider, store: Store) -> None:
@@ -140,6 +144,9 @@ class Cached(Wrapper):
         if (text := self._store.get(key)) is not None:
             self.hits += request.paid
             return self._decode(request, text)
+        if (refused := self._store.get(REFUSED + key)) is not None:
+            self.hits += request.paid
+            raise OutOfReachError(refused)
         return await self._fly(key, request)
 
     async def _fly(self, key: str, request: Request[R]) -> R:
@@ -149,6 +156,8 @@ class Cached(Wrapper):
             self._store.put(key, encode_reply(request, reply))
             flight.set_result(reply)
         except IcmError as error:
+            if isinstance(error, OutOfReachError):
+                self._store.put(REFUSED + key, str(error))
             flight.set_exception(error)
             flight.exception()  # seen: asyncio need not warn when nobody else waits for this flight
             raise

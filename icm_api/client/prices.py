@@ -26,6 +26,8 @@ _ON_THIS_MACHINE = ("local", "synthetic")
 """Providers that have no address and never leave this machine."""
 _SAME_HOST = {"api.together.ai": "api.together.xyz"}
 """Other names of hosts that the price list knows by one. Checked 2026-11-21."""
+STANDARD_TIERS = (None, "auto", "default")
+"""What OpenAI calls the service that its list price is for; `auto` is what holds where nothing is said."""
 _RATE = re.compile(r"[0-9]{1,6}(\.[0-9]{1,9})?")
 """A price as a user writes it: so few digits that costs stay exact in a Decimal of 28."""
 
@@ -45,6 +47,8 @@ class Price:
     """Where it came from, for people."""
     listed: ModelInfo | None = field(default=None, repr=False, compare=False)
     """The list's own entry, for the price of one request."""
+    service_tier: str | None = field(default=None, repr=False, compare=False)
+    """What is asked for beside the standard one."""
 
     def cost_usd(self, *, prompt_tokens: int, cached_tokens: int, output_tokens: int) -> Decimal:
         """Exact cost of that many tokens, in USD. `prompt_tokens` includes `cached_tokens`; else raises ValueError."""
@@ -78,7 +82,8 @@ class Price:
     def _at(self, prompt_tokens: int, at: datetime) -> Price:
         if self.listed is None:
             return self
-        rates = _rates(self.listed.get_prices(at), lambda rate: _tier(rate, prompt_tokens))
+        listed = _price_at(self.listed, at, self.service_tier)
+        rates = None if listed is None else _rates(listed, lambda rate: _tier(rate, prompt_tokens))
         return self if rates is None else Price(*rates, self.source)  # None: the list has none for that hour
 
     @property
@@ -116,6 +121,7 @@ def find_price(
     base_url: str | None = None,
     *,
     longest_prompt_tokens: int | None = None,
+    service_tier: str | None = None,
     now: datetime | None = None,
 ) -> Price | None:
     """The list price of `model` at the host that `provider` (a name of the registry) reaches at `base_url` (None: its
@@ -123,7 +129,9 @@ def find_price(
 
     Never too low for what the list knows: where a price depends on the time of day, or on the length of the prompt, it
     is the dearest of the 24 hours from `now` (None: this moment) and of the tiers that a prompt of
-    `longest_prompt_tokens` (None: any length) can reach; `source` says so. Raises ConfigError for an unusable address.
+    `longest_prompt_tokens` (None: any length) can reach; `source` says so. `service_tier`: what the host is asked to
+    serve requests by (None: nothing is said of it); the price of a tier that the list does not have is unknown. Raises
+    ConfigError for an unusable address.
     """
     if provider in _ON_THIS_MACHINE:
         return _FREE
@@ -132,7 +140,8 @@ def find_price(
         return None
     if is_loopback(checked_base_url(address)):
         return _FREE
-    return _list_price(model, _listed_address(address), longest_prompt_tokens, now or datetime.now(UTC))
+    tier = None if service_tier in STANDARD_TIERS else service_tier
+    return _list_price(model, _listed_address(address), longest_prompt_tokens, tier, now or datetime.now(UTC))
 
 
 def plain_usd(cost: Decimal | None) -> str | None:
@@ -159,26 +168,44 @@ def _listed_address(address: str) -> str:
     return f"{parts.scheme}://{_SAME_HOST.get(host, host)}{parts.path}"
 
 
-def _list_price(model: str, address: str, longest_prompt_tokens: int | None, now: datetime) -> Price | None:
+def _list_price(
+    model: str, address: str, longest_prompt_tokens: int | None, service_tier: str | None, now: datetime
+) -> Price | None:
     from genai_prices import Usage, __version__, calc_price  # 0.4 s, and only hosted models need it
 
     try:
         found = calc_price(Usage(), model, provider_api_url=address, genai_request_timestamp=now)
     except LookupError:
         return None
-    day = [found.model.get_prices(now + timedelta(hours=hour)) for hour in range(24)]
+    day = [
+        price
+        for hour in range(24)
+        if (price := _price_at(found.model, now + timedelta(hours=hour), service_tier)) is not None
+    ]
     dearest = partial(_dearest_tier, longest_prompt_tokens=longest_prompt_tokens)
     hours = [rates for price in day if (rates := _rates(price, dearest))]
-    if len(hours) < len(day):
+    if len(hours) < 24:
         return None
     input_rate, cached_rate, output_rate = (max(column) for column in zip(*hours, strict=True))
     notes = [
         f"genai-prices {__version__}: {found.provider.id} {found.model.id}",
+        *([f"service tier {service_tier}"] if service_tier is not None else []),
         *(["at its dearest time of day"] if len(set(hours)) > 1 else []),
         *(["as for its longest prompts"] if hours != [_rates(price, _base) for price in day] else []),
         *(["prompt tokens as if written to the host's cache, which costs more"] if _writing_is_dearer(day) else []),
     ]
-    return Price(input_rate, cached_rate, output_rate, ", ".join(notes), found.model)
+    return Price(input_rate, cached_rate, output_rate, ", ".join(notes), found.model, service_tier)
+
+
+def _price_at(listed: ModelInfo, at: datetime, service_tier: str | None) -> ModelPrice | None:
+    """None: the list does not have that tier then."""
+    if service_tier is None:
+        return listed.get_prices(at)
+    known = any(
+        variant.when == {"service_tier": service_tier} and (variant.constraint is None or variant.constraint.active(at))
+        for variant in listed.price_variants or ()
+    )
+    return listed.get_prices(at, {"service_tier": service_tier}) if known else None
 
 
 def _rates(price: ModelPrice, tier: Callable[[Decimal | TieredPrices], Decimal]) -> Rates | None:

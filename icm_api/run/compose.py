@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from itertools import chain, islice
 from pathlib import Path
 
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
 from icm_api.client.codec import check_identity
 from icm_api.client.meter import Limits, Snapshot
-from icm_api.client.prices import Price, find_price, parse_price
+from icm_api.client.prices import STANDARD_TIERS, Price, find_price, parse_price
 from icm_api.client.retry import RetryPolicy, Sleep
 from icm_api.client.stack import Client, build_client
 from icm_api.config import ProviderConfig
@@ -77,7 +78,7 @@ async def open_client(
             limits=Limits(config.max_requests, config.max_prompt_tokens, config.max_usd),
             retry_policy=RetryPolicy(),
             max_concurrency=config.concurrency,
-            price=known_price(config, adapter.model),
+            price=_limitable_price(config, adapter.model),
             spent=spent,
             sleep=sleep,
             say=say,
@@ -91,8 +92,34 @@ async def open_client(
 def known_price(config: ProviderConfig, model: str, longest_prompt_tokens: int | None = None) -> Price | None:
     """The price that the user states, else the list price (see `find_price`); None: unknown. Raises ConfigError."""
     return stated_price(config) or find_price(
-        config.provider, model, config.base_url, longest_prompt_tokens=longest_prompt_tokens
+        config.provider,
+        model,
+        config.base_url,
+        longest_prompt_tokens=longest_prompt_tokens,
+        service_tier=_service_tier(config),
     )
+
+
+def why_unpriced(config: ProviderConfig) -> str:
+    """Why `known_price` is None, for people."""
+    if (tier := _service_tier(config)) in STANDARD_TIERS:
+        return "no price is known for this model at this host"
+    return f"no price is known for service tier {tier!r} (--extra-body) of this model at this host"
+
+
+def _limitable_price(config: ProviderConfig, model: str) -> Price | None:
+    """Raises ConfigError where a limit in dollars is given and a service tier makes the price unknown."""
+    price = known_price(config, model)
+    if price is None and config.max_usd is not None and _service_tier(config) not in STANDARD_TIERS:
+        raise ConfigError(
+            f"--max-usd: {why_unpriced(config)}, so no limit in dollars can be kept: state it with --price"
+        )
+    return price
+
+
+def _service_tier(config: ProviderConfig) -> str | None:
+    tier = config.extra_body.get("service_tier")
+    return tier if tier is None or isinstance(tier, str) else str(tier)
 
 
 def stated_price(config: ProviderConfig) -> Price | None:
@@ -221,7 +248,7 @@ def longest_prompt_tokens(job: Job, provider: Provider, sizes: PromptSizes) -> i
 def _guessed_sizes(job: Job, provider: Provider) -> PromptSizes:
     bound_turn, turn = (1, 0) if provider.capabilities.continues_label else (TURN_TOKENS, TYPICAL_TURN_TOKENS)
     labels = [written(label.text) if provider.capabilities.choices else label.text for label in job.task.labels]
-    blocks = [f"{SEPARATOR}{text}{max(labels, key=len)}" for text in job.texts]
+    blocks = (f"{SEPARATOR}{text}{max(labels, key=len)}" for text in job.texts)
     return PromptSizes(
         bounds=tuple(math.ceil(len(block.encode()) / BYTES_PER_TOKEN) + bound_turn for block in blocks),
         texts=tuple(map(_typical_tokens, job.texts)),
@@ -246,7 +273,7 @@ def _typical_tokens(text: str) -> float:
 
 async def _counted_sizes(job: Job, provider: Provider) -> PromptSizes:
     labels = [label.text for label in job.task.labels]
-    separator, *rest = await _counts(provider, [SEPARATOR, *labels, *job.texts])
+    separator, *rest = await _counts(provider, chain((SEPARATOR, *labels), job.texts))
     sizes = PromptSizes(
         # one to spare: joined parts may split differently
         bounds=tuple(text + max(rest[: len(labels)]) + separator + 1 for text in rest[len(labels) :]),
@@ -279,11 +306,11 @@ async def _joined(job: Job, provider: Provider, sizes: PromptSizes) -> float:
     return (whole - sizes.query(last[0])) / sum(sizes.demonstration(i, k) for i, k in shown)
 
 
-async def _counts(provider: Provider, texts: Sequence[str]) -> list[int]:
+async def _counts(provider: Provider, texts: Iterable[str]) -> list[int]:
     counts: list[int] = []
-    for start in range(0, len(texts), TOKEN_COUNT_BATCH):
-        reply = await provider.send(TokenCountRequest(tuple(texts[start : start + TOKEN_COUNT_BATCH])))
-        counts += reply.counts
+    left = iter(texts)
+    while batch := tuple(islice(left, TOKEN_COUNT_BATCH)):
+        counts += (await provider.send(TokenCountRequest(batch))).counts
     return counts
 
 

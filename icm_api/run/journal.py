@@ -31,6 +31,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from icm_api.client.meter import NOTHING, Snapshot
 from icm_api.data.writers import write_text
 from icm_api.errors import ConfigError, IcmError, JournalError
+from icm_api.folders import make_private
 from icm_api.types import Json
 
 T = TypeVar("T")
@@ -74,6 +75,10 @@ class Manifest:
     probe: Mapping[str, Any] | None
     """What `icm-api probe` had found of the provider; None: it was not probed."""
     planned: Mapping[str, Any]
+    program: str = ""
+    """Of its code (`icm_api.run.program`); empty: not written down."""
+    mark: str = ""
+    """What its user's programs know it by (`icm_api.run.origin`); empty: none could be made."""
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
 
@@ -212,7 +217,7 @@ def new_folder(path: Path) -> Iterator[RunFolder]:
     run already (one that has made no step may be begun anew), JournalError when another process works in it."""
     made = not path.exists()
     try:
-        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_private(path)
         if not any(path.iterdir()):  # somebody made it for the run
             path.chmod(0o700)
     except OSError as error:

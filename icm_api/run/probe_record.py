@@ -17,6 +17,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from icm_api.client.codec import canonical_json
 from icm_api.data.writers import write_json
 from icm_api.errors import CacheError, CapabilityError, ConfigError
+from icm_api.folders import make_private
 from icm_api.providers.base import Provider
 
 Status = Literal["ok", "warn", "fail"]
@@ -80,7 +81,7 @@ def save_record(folder: Path, provider: Provider, record: ProbeRecord) -> Path:
     """
     path = _path(folder, provider)
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private(path.parent)
         path.parent.chmod(0o700)
         write_json(path, record.as_json())
         path.chmod(0o600)

@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from icm_api.config import ENV_PREFIX, RunConfig
+from icm_api.config import ENV_PREFIX, RunConfig, in_words
 from icm_api.data.readers import Rows
 from icm_api.errors import ConfigError, JournalError
 from icm_api.run.compose import Say
@@ -24,6 +24,7 @@ from icm_api.run.job import prepare
 from icm_api.run.journal import (
     INPUTS,
     MANIFEST,
+    STATE,
     SUMMARY,
     Manifest,
     State,
@@ -32,6 +33,7 @@ from icm_api.run.journal import (
     read_manifest,
     read_state,
 )
+from icm_api.run.origin import refuse_foreign
 from icm_api.run.runner import LIMITS, Observer, Place, Result, label_in
 
 RUNS = Path("runs")
@@ -48,18 +50,22 @@ async def resume(
     observe: Observer = lambda _: None,
     *,
     given: Mapping[str, Any] | None = None,
+    trust: bool = False,
     rows: Rows | None = None,
     rules: Rows | None = None,
     say: Say | None = None,
     interrupt: Interrupt | None = None,
 ) -> Result:
-    """Go on with the run in a folder. `given`: limits, and where data, relations or the cache are now.
+    """Go on with the run in a folder. `given`: limits, and where data, relations or the cache are now;
+    `trust`: also where it was not begun here (`icm_api.run.origin`).
 
     The result, the labels and the journal are those of a run that was never cut short. Raises JournalError when the
-    run cannot go on (locked, damaged, changed inputs, another provider), else as `icm_api.run.runner.run`.
+    run cannot go on (locked, damaged, not trusted, changed inputs, another provider or program), else as
+    `icm_api.run.runner.run`.
     """
     with existing_folder(path) as (folder, manifest):
-        limits = _limits(manifest, folder.before, given or {}, environ)
+        refuse_foreign(path, manifest, environ, trust=trust, say=say)
+        limits = _limits(path, manifest, folder.before, given or {}, environ)
         config = settings(path, manifest, {**(given or {}), **limits})
         _refuse_other_settings(path, config, environ)
         if config.data == IN_MEMORY and rows is None:
@@ -86,7 +92,7 @@ def settings(path: Path, manifest: Manifest, given: Mapping[str, Any]) -> RunCon
     try:
         checked = RunConfig.model_validate(stored | new)
     except ValidationError as error:
-        name, message = str(error.errors()[0]["loc"][0]), error.errors()[0]["msg"]
+        name, message = str(error.errors()[0]["loc"][0]), in_words(error.errors()[0])
         if name in given:
             raise ConfigError(f"--{name.replace('_', '-')}: {message}") from None
         raise JournalError(f"{path / MANIFEST}: setting {name!r}: {message}; was it edited?") from None
@@ -172,8 +178,12 @@ def list_runs(folder: Path = RUNS) -> tuple[list[RunInfo], list[str]]:
 # --- the parts ----------------------------------------------------------------------------------------------------
 
 
-def _limits(manifest: Manifest, before: State, given: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:
+def _limits(
+    path: Path, manifest: Manifest, before: State, given: Mapping[str, Any], environ: Mapping[str, str]
+) -> dict[str, Any]:
     """Limits that differ from those the run began with: of this command, of the environment, of an earlier one."""
+    if strange := sorted(before.limits.keys() - set(LIMITS)):
+        raise JournalError(f"{path / STATE}: {strange[0]!r} is no limit; was it edited?")
     here = {name: environ[_variable(name)] for name in LIMITS if _variable(name) in environ}
     changed = {name: value for name, value in here.items() if value != str(manifest.config.get(name))}
     return {**before.limits, **changed, **{name: given[name] for name in LIMITS if given.get(name) is not None}}

@@ -9,7 +9,7 @@ import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from importlib.metadata import version
@@ -21,7 +21,7 @@ from icm_api.client.prices import Price, plain_usd
 from icm_api.client.stack import Client
 from icm_api.client.wrapper import Wrapper
 from icm_api.config import RunConfig
-from icm_api.core.step import Labelling, Step
+from icm_api.core.step import Step
 from icm_api.data.readers import Rows
 from icm_api.data.writers import write_json, write_jsonl
 from icm_api.errors import BudgetError, CapabilityError, ConfigError, IcmError, JournalError, RequestError
@@ -44,9 +44,11 @@ from icm_api.run.journal import (
     new_folder,
 )
 from icm_api.run.methods import Tools, open_method
-from icm_api.run.outcome import LabelRow, Summary, final_finding, label_rows, summarise
+from icm_api.run.origin import marked
+from icm_api.run.outcome import LabelRow, LabelRows, Summary, final_finding, summarise
 from icm_api.run.plan import Estimate, Outlook, estimate, in_words, look_out
 from icm_api.run.probe_record import find_record
+from icm_api.run.program import change_since, fingerprint, outgrown
 from icm_api.types import Request
 
 R = TypeVar("R")
@@ -81,7 +83,8 @@ class Result:
     """What a run found. `error`: what cut it short; labels and summary are then those found so far."""
 
     summary: Summary
-    rows: tuple[LabelRow, ...]
+    rows: Sequence[LabelRow]
+    """One for each of `job.examples`, in their order."""
     run_dir: Path
     job: Job
     error: IcmError | None = None
@@ -178,6 +181,7 @@ async def label_in(
             folder.begin(_manifest(job, place, provider, outlook, planned, environ))
         else:
             _refuse_other_provider(folder.path, manifest, provider)
+            keeper.change = _told_change(manifest, folder, say)
         if say:
             say(in_words(planned))
         keeper.client = client
@@ -190,21 +194,35 @@ def _manifest(
 ) -> Manifest:
     cache_dir = (job.config.cache_dir or default_cache_dir(environ)).absolute()
     record, cwd = find_record(cache_dir, provider), Path.cwd()
-    return Manifest(
-        format=FORMAT,
-        run_id=place.run_id,
-        begun=datetime.now(UTC).isoformat(timespec="seconds"),
-        version=version("icm-api"),
-        config=job.config.model_dump(mode="json") | {"cache_dir": str(cache_dir)},
-        given=tuple(sorted(job.config.model_fields_set)),
-        cwd=str(cwd),
-        cwd_from_run=os.path.relpath(cwd, place.path),
-        hashes=hashes(job),
-        provider=dict(provider.identity),
-        price=_price(outlook.price),
-        probe=None if record is None else record.as_json(),
-        planned={"requests": planned.requests, "kind": planned.kind, "prompt_tokens": planned.prompt_tokens},
+    return marked(
+        Manifest(
+            format=FORMAT,
+            run_id=place.run_id,
+            begun=datetime.now(UTC).isoformat(timespec="seconds"),
+            version=version("icm-api"),
+            config=job.config.model_dump(mode="json") | {"cache_dir": str(cache_dir)},
+            given=tuple(sorted(job.config.model_fields_set)),
+            cwd=str(cwd),
+            cwd_from_run=os.path.relpath(cwd, place.path),
+            hashes=hashes(job),
+            provider=dict(provider.identity),
+            price=_price(outlook.price),
+            probe=None if record is None else record.as_json(),
+            planned={"requests": planned.requests, "kind": planned.kind, "prompt_tokens": planned.prompt_tokens},
+            program=fingerprint(),
+        ),
+        environ,
     )
+
+
+def _told_change(manifest: Manifest, folder: RunFolder, say: Say | None) -> str | None:
+    """What changed in the program since the run began; None: nothing that its steps could show."""
+    change = None if folder.journal.empty else change_since(manifest)
+    if change and say:
+        say(
+            f"notice: the program changed since the run began ({change}): it goes on if its steps come out as they were"
+        )
+    return change
 
 
 def _price(price: Price | None) -> dict[str, str] | None:
@@ -238,6 +256,8 @@ class _Keeper:
         self.cache_dir = config.cache_dir or cache_dir
         self.before = folder.before
         self.client: Client | None = None
+        self.change: str | None = None
+        """In the program since the run began, in words."""
         self.state = replace(self.before, status="running", stop_reason=None, pid=os.getpid(), limits=limits)
         self._started = time.monotonic()
 
@@ -265,11 +285,15 @@ class _Keeper:
         self.folder.save(self.state, durable=durable)
 
     def before_attempt(self) -> None:
-        """Raises JournalError rather than pay for a whole run again because its replies are somewhere else."""
+        """Raises JournalError rather than pay for a whole run again because its replies are somewhere else, or because
+        another program asks otherwise."""
         if self.client is None:
             return
+        where = self.cache_dir / "replies" if self.config.cache else self.folder.path / REPLIES
+        if self.folder.journal.replaying and self.change:
+            sign = f"to make its steps again it asks what has no reply in {where}"
+            raise outgrown(self.folder.path, self.change, sign)
         if self.folder.journal.replaying and not self.client.snapshot().cache_hits:
-            where = self.cache_dir / "replies" if self.config.cache else self.folder.path / REPLIES
             raise JournalError(
                 f"{self.folder.path}: the replies that this run has paid for are not in {where}; bring that folder "
                 "back or name the cache folder with --cache-dir, or label anew with `icm-api run`"
@@ -368,6 +392,9 @@ class _Run:
         try:
             return journal.add(line)
         except DivergedError as error:
+            if change := self.keeper.change:
+                sign = f"step {step.step} does not come out as it was"
+                raise outgrown(self.place.path, change, sign) from None
             if self.keeper.asked_again:
                 reason = "replies were lost from the cache, and what was asked again was answered otherwise"
             elif max(self.gap_nats, error.was.get("gap_nats", 0)) > 0:
@@ -388,7 +415,7 @@ class _Run:
         self.keeper.save(steps=journal.steps, labelled=_labelled(step.labels))
         if (started_s := time.monotonic()) >= self.labels_due_s:
             finding = final_finding(self.job.problem, step.found, self.job.config)
-            write_jsonl(self.place.out, (asdict(row) for row in label_rows(self.job, finding)), durable=False)
+            write_jsonl(self.place.out, (row.as_json() for row in LabelRows(self.job, finding)), durable=False)
             ended_s = time.monotonic()
             self.labels_due_s = ended_s + max(LABELS_EVERY_S, (ended_s - started_s) / LABELS_SHARE)
 
@@ -401,7 +428,7 @@ class _Run:
         journal = self.keeper.folder.journal
         result = None if self.last is None else self._result(stop, error)
         if result is not None and not journal.replaying:
-            write_jsonl(self.place.out, (asdict(row) for row in result.rows))
+            write_jsonl(self.place.out, (row.as_json() for row in result.rows))
             write_json(self.place.path / SUMMARY, result.summary.as_json())
         journal.sync()
         self.keeper.save(status="finished" if self._at_its_end else "stopped", stop_reason=stop, durable=True)
@@ -410,13 +437,11 @@ class _Run:
     def _result(self, stop: str, error: IcmError | None) -> Result:
         assert self.last is not None
         finding = final_finding(self.job.problem, self.last.found, self.job.config)
-        rows = tuple(label_rows(self.job, finding))
-        unfinished = _unfinished(finding.labelling, stop, ended=self._at_its_end)
-        notes = [*self.job.notices, *unfinished, *self.last.notes, *self.notes, *_notes(self)]
+        notes = [*self.job.notices, *self.last.notes, *self.notes, *_notes(self)]
         counts = self.keeper.counts
         about = self._about(stop) | {"cost_usd": plain_usd(counts.cost_usd)}
-        summary = summarise(self.job, finding, counts, about=about, warnings=notes)
-        return Result(summary, rows, self.place.path, self.job, error)
+        summary = summarise(self.job, finding, counts, about=about, ended=self._at_its_end, warnings=notes)
+        return Result(summary, LabelRows(self.job, finding), self.place.path, self.job, error)
 
     def _advised(self, error: IcmError) -> IcmError:
         """With notes for the user: where the labels are, and how to go on."""
@@ -483,20 +508,11 @@ def _stop_reason(error: IcmError) -> str:
     return error.limit if isinstance(error, BudgetError) else type(error).__name__
 
 
-def _unfinished(found: Labelling, stop: str, *, ended: bool) -> list[str]:
-    """`ended`: the method came to its end; else a limit, the host or the user cut it short."""
-    n, missing = len(found.labels), found.labels.count(None)
-    if not ended or (missing and stop == "max_steps"):
-        without = f"{missing} of {n} examples have no label" if missing else "the labels are the best so far"
-        return [f"the run stopped early ({stop}): {without}"]
-    if missing:
-        return [f"{missing} of {n} examples have no label: no answer about them said anything of the labels"]
-    return []
-
-
 def _notes(search: _Run) -> list[str]:
     """What the user must know to judge the labels, whatever the method."""
     context, notes = search.tools.context, list(search.tools.scorer.notes)
+    if (change := search.keeper.change) and not search.keeper.folder.journal.replaying:
+        notes.append(f"the program changed since the run began ({change}); its earlier steps came out as they were")
     if context.bare:
         notes.append(
             "some questions had no demonstration, because all labelled examples were siblings or too long: they were "

@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from decimal import Decimal
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
@@ -35,6 +36,7 @@ from icm_api.data.exports import find_format
 from icm_api.data.writers import write_text
 from icm_api.errors import (
     AuthError,
+    BudgetError,
     ConfigError,
     DataError,
     JournalError,
@@ -369,6 +371,17 @@ def failure_of(record: Record) -> ProviderError | None:
     error = ProviderError(f"job {record.job_id} {what}", provider=record.settings.provider, model=order.base_model)
     error.add_note("a new job needs a name of its own: give another --suffix")
     return error
+
+
+def refuse_dearer(estimate: Estimate, max_usd: Decimal | None) -> None:
+    """Raise BudgetError for a job that may cost more than `max_usd` (None: no limit): where the host estimates more, or
+    does not say."""
+    if max_usd is None or (estimate.usd is not None and estimate.usd <= max_usd):
+        return
+    says = "tells no price beforehand" if estimate.usd is None else f"estimates ${estimate.usd:f}"
+    error = BudgetError("max_usd", Decimal(0), max_usd)
+    error.args = (f"--max-usd {max_usd:f}: the host {says}, so no job was launched; the files stay uploaded there",)
+    raise error
 
 
 def _wish_s(state: RetryCallState) -> float:

@@ -27,6 +27,7 @@ def refused(done: Any, *parts: str, code: int = 2) -> None:
     assert done.code == code, done.err
     assert done.out == ""
     assert "Traceback" not in done.err
+    assert "a request was sent" not in done.err
     for part in parts:
         assert part in done.err
     assert not Path("run/labels.jsonl").exists()
@@ -300,3 +301,73 @@ def test_a_cache_folder_of_another_program_is_refused(icm, reviews, tmp_path):
     folder.mkdir(parents=True)
     (folder / "cache.db").write_text(json.dumps({"not": "a database"}))
     refused(icm("run", reviews, *CLASSIFY), "cache folder", "delete the folder")
+
+
+# --- modules of the user's ----------------------------------------------------------------------------------------
+
+TASK = """
+from icm_api.tasks.base import Task
+from icm_api.tasks.template import Template
+from icm_api.types import Label
+
+class Mine(Task):
+    def __init__(self):
+        labels = (Label("a", " a"), Label("b", " b"))
+        super().__init__(name="mine", template=Template("{text}:"), labels=labels)
+"""
+
+
+@pytest.mark.parametrize(
+    ("source", "line", "error"),
+    [
+        ("1 / 0", 1, "ZeroDivisionError: division by zero"),
+        ("def broken(:", 1, "invalid syntax"),
+        ("import nowhere_at_all", 1, "No module named 'nowhere_at_all'"),
+        (TASK + "        raise RuntimeError('not today')", 10, "RuntimeError: not today"),
+        (TASK + "        self.nothing()", 10, "AttributeError: 'Mine' object has no attribute 'nothing'"),
+        (TASK + "\n    def text(self, example):\n        return example.fields['no']", 12, "KeyError: 'no'"),
+        (
+            TASK + "\n    def relations(self, examples):\n        return [][1]",
+            12,
+            "IndexError: list index out of range",
+        ),
+    ],
+)
+def test_a_task_of_your_own_that_fails_is_named_with_its_line_and_the_error(
+    icm, reviews, write, tmp_path, monkeypatch, request, source, line, error
+):
+    module = f"mine_{request.node.callspec.indices['source']}"
+    write(f"{module}.py", source)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    done = icm("run", reviews, "--task", f"{module}:Mine", *SYNTHETIC)
+    refused(done, f"{module}.py", f"line {line}", error)
+
+
+PROVIDER = """
+from icm_api.types import Capabilities
+
+class Host:
+    name, model, identity = "mine", "m", {"provider": "mine"}
+    capabilities = Capabilities(True, None, False, False, True, None)
+    def __init__(self, settings, key):
+        pass
+    async def send(self, request):
+        raise KeyError("answer")
+    async def aclose(self):
+        pass
+"""
+
+
+def test_a_provider_of_your_own_that_fails_is_named_with_its_line_and_the_error(
+    icm, reviews, write, tmp_path, monkeypatch
+):
+    write("my_host.py", PROVIDER)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    done = icm("run", reviews, "--task", "classify", "--labels", "a,b", "--provider", "my_host:Host")
+    refused(done, "error: code of your own failed: ", "my_host.py, line 10: KeyError: 'answer'")
+
+
+def test_a_fault_of_this_program_keeps_its_traceback(icm, reviews, monkeypatch):
+    monkeypatch.setattr("icm_api.run.job.load_task", None)
+    with pytest.raises(TypeError, match="not callable"):
+        icm("run", reviews, *CLASSIFY)

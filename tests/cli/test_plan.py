@@ -1,6 +1,7 @@
 """`icm-api plan`, and how a run reports what it cost beside what was planned."""
 
 import json
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,37 @@ def test_an_unknown_price_is_called_unknown_and_never_nothing(icm, reviews, monk
     assert (done.json["cost_usd"], done.json["price_source"]) == (None, None)
     assert "cost: unknown, as no price is known" in done.err
     assert "$" not in done.err
+
+
+def tier(name: str) -> tuple[str, ...]:
+    body = json.dumps({"service_tier": name})
+    return (
+        "--task",
+        "classify",
+        "--labels",
+        "negative,positive",
+        "--provider",
+        "openai",
+        "--model",
+        "gpt-4.1-mini",
+        "--extra-body",
+        body,
+    )
+
+
+def test_a_service_tier_has_its_own_price_in_the_plan_and_an_unknown_one_has_none(icm, reviews):
+    usual, priority = (icm("plan", reviews, *tier(name), "--json").json for name in ("default", "priority"))
+    assert Decimal(priority["plan"][0]["cost_usd"]) > Decimal(usual["plan"][0]["cost_usd"])
+    unknown = icm("plan", reviews, *tier("scale"))
+    assert "$" not in unknown.out
+    assert "no price is known for service tier 'scale' (--extra-body) of this model at this host" in unknown.out
+
+
+def test_a_limit_in_dollars_is_refused_for_a_service_tier_without_a_price(icm, reviews, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "no-key")
+    done = icm("run", reviews, *tier("scale"), "--max-usd", "1")
+    assert (done.code, "--max-usd: no price is known for service tier 'scale'" in done.err) == (2, True)
+    assert not list(Path("runs").glob("*"))
 
 
 def test_a_server_of_your_own_costs_nothing(icm, reviews):

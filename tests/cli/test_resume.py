@@ -153,7 +153,17 @@ def test_a_run_is_shown_with_settings_spending_and_how_to_go_on(icm, reviews):
         "go on with: icm-api resume run",
     ):
         assert part in said
+    for another_s in ("passes=", "restarts=", "pool="):
+        assert another_s not in said
     found = icm("show", "run", "--json").json
     assert found["manifest"]["config"]["seed"] == 0
     assert set(found["manifest"]["hashes"]) == {"data", "prompts", "relations"}
     assert found["summary"]["requests"] == 12
+
+
+def test_settings_of_other_methods_are_not_shown(icm, reviews):
+    icm("run", reviews, *SETTINGS, "--run-dir", "run", "--method", "zero-shot")
+    said = icm("show", "run").out
+    assert "method=zero-shot" in said
+    for another_s in ("alpha=", "seeds=", "fidelity=", "objective=", "stop=", "order="):
+        assert another_s not in said

@@ -393,6 +393,30 @@ def test_a_host_that_stays_away_ends_the_following_and_keeps_the_job(icm, run, p
     assert len(host.jobs) == 1
 
 
+# --- a limit in dollars -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("limit", "launched"), [("1.24", 0), ("0", 0), ("1.25", 1), ("100", 1)])
+def test_a_yes_launches_nothing_above_the_limit(icm, run, together, limit, launched):
+    done = icm(*arguments(run, "together", together, "--yes", "--max-usd", limit))
+    assert (done.code, len(together.jobs)) == (0 if launched else 3, launched)
+    if not launched:
+        assert f"--max-usd {limit}: the host estimates $1.25, so no job was launched" in done.err
+        assert icm(*arguments(run, "together", together, "--yes", "--max-usd", "2")).code == 0
+
+
+def test_a_job_without_an_estimate_is_above_any_limit(icm, run, openai):
+    done = icm(*arguments(run, "openai", openai, "--yes", "--max-usd", "1000"))
+    assert (done.code, openai.jobs) == (3, [])
+    assert "the host tells no price beforehand, so no job was launched" in done.err
+
+
+@pytest.mark.parametrize("limit", ["-1", "nan", "much"])
+def test_a_limit_that_is_no_amount_is_refused(icm, run, together, limit):
+    done = icm(*arguments(run, "together", together, "--yes", f"--max-usd={limit}"))
+    assert (done.code, "is no amount of US dollars" in done.err, together.asked) == (2, True, [])
+
+
 # --- refusals and keys --------------------------------------------------------------------------------------------
 
 

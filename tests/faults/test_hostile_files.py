@@ -111,8 +111,17 @@ def mode_of(path: Path) -> int:
 def test_run_folder_cache_and_replies_may_be_entered_by_their_owner_alone(icm, reviews, tmp_path):
     assert label(icm, reviews, "--no-cache").code == 0
     assert icm("run", reviews, *RUN, "--run-dir", "cached").code == 0
-    places = ("out", "out/replies", "cached", "cache/replies")
+    places = ("out", "out/replies", "cached", "cache", "cache/replies")
     assert {place: mode_of(tmp_path / place) for place in places} == dict.fromkeys(places, 0o700)
+
+
+def test_a_new_folder_of_runs_is_shut_and_one_of_the_user_s_is_left_alone(icm, reviews, tmp_path):
+    assert icm("run", reviews, *RUN).code == 0
+    assert mode_of(tmp_path / "runs") == 0o700
+    for name in ("cache", "runs"):
+        (tmp_path / name).chmod(0o755)
+    assert icm("run", reviews, *RUN, "--seed", "1").code == 0
+    assert (mode_of(tmp_path / "cache"), mode_of(tmp_path / "runs")) == (0o755, 0o755)
 
 
 def test_an_empty_folder_that_was_made_for_a_run_is_shut_too(icm, reviews, tmp_path):

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from icm_api.client.cache import Store
+from icm_api.providers.synthetic import Synthetic
 from icm_api.run import journal
 from icm_api.run.journal import existing_folder
 
@@ -135,6 +136,8 @@ def test_a_project_moved_as_a_whole_goes_on_from_anywhere(icm, reviews, tmp_path
 def test_a_run_without_the_shared_cache_carries_its_replies_along(icm, reviews, whole, tmp_path, monkeypatch):
     assert icm("run", reviews, *SETTINGS, *ANNEAL, "--run-dir", "run", "--no-cache", "--max-requests", "15").code == 3
     assert not (tmp_path / "cache" / "replies").exists()
+    (tmp_path / "another").mkdir()
+    (tmp_path / "cache" / "secret").rename(tmp_path / "another" / "secret")
     monkeypatch.setenv("ICM_API_CACHE_DIR", str(tmp_path / "another"))
     done = resumed(icm)
     assert (done.code, done.json["requests"]) == (0, summary(whole)["requests"])
@@ -144,12 +147,13 @@ def test_a_run_without_the_shared_cache_carries_its_replies_along(icm, reviews, 
 def test_replies_that_are_gone_are_not_paid_for_again_in_silence(icm, cut, tmp_path):
     (tmp_path / "cache").rename(tmp_path / "put-away")
     before = json.loads((cut / "state.json").read_text())["spent"]["requests"]
-    done = resumed(icm)
+    assert "cache/secret, by which your runs are known, is gone" in resumed(icm).err
+    done = resumed(icm, "--trust")
     assert done.code == 2
     assert "the replies that this run has paid for are not in" in done.err
     assert "--cache-dir" in done.err
     assert json.loads((cut / "state.json").read_text())["spent"]["requests"] <= before + 8
-    assert resumed(icm, "--cache-dir", str(tmp_path / "put-away")).code == 0
+    assert resumed(icm, "--trust", "--cache-dir", str(tmp_path / "put-away")).code == 0
 
 
 def test_some_replies_lost_in_a_power_cut_are_asked_again(icm, whole, cut, tmp_path):
@@ -230,12 +234,12 @@ def test_an_edited_setting_leads_to_another_provider_or_other_steps_and_is_refus
     manifest = json.loads((cut / "manifest.json").read_text())
     text = json.dumps(manifest)
     (cut / "manifest.json").write_text(text.replace('"provider_options": {}', '"provider_options": {"bias": "1"}'))
-    done = resumed(icm)
+    done = resumed(icm, "--trust")
     assert (done.code, "bias: 0.0 -> 1.0" in done.err) == (2, True)
     (cut / "manifest.json").write_text(text.replace('"seed": 0', '"seed": 1', 1))
-    assert resumed(icm).code == 2
+    assert resumed(icm, "--trust").code == 2
     (cut / "manifest.json").write_text(text.replace('"seed": 0', '"seed": -1', 1))
-    assert "was it edited?" in resumed(icm).err
+    assert "'seed': Input should be greater than or equal to 0, not -1; was it edited?" in resumed(icm).err
 
 
 def test_a_folder_of_another_format_is_refused(icm, cut):
@@ -251,6 +255,99 @@ def test_a_damaged_file_is_refused_by_name(icm, cut, name):
     (cut / name).write_text("{")
     done = resumed(icm)
     assert (done.code, f"run/{name}: is damaged" in done.err) == (2, True)
+
+
+# --- another program ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def changed_program(monkeypatch) -> None:
+    monkeypatch.setattr("icm_api.run.program.fingerprint", lambda: "changed")
+
+
+def test_a_changed_program_that_makes_the_same_steps_goes_on_and_says_so(icm, whole, cut, changed_program):
+    was = json.loads((cut / "manifest.json").read_text())["program"]
+    done = resumed(icm)
+    assert done.code == 0, done.err
+    same(whole)
+    assert f"code {was} -> changed): it goes on if its steps come out as they were" in done.err
+    assert any("its earlier steps came out as they were" in warning for warning in done.json["warnings"])
+
+
+def test_a_changed_program_that_asks_otherwise_is_refused_before_it_pays(
+    icm, cut, tmp_path, changed_program, monkeypatch
+):
+    store = Store(tmp_path / "cache" / "replies")
+    for key, text in ((key, store.get(key)) for key in list(store._rows)):
+        if '"kind":"next_token"' in str(text):
+            del store._rows[key]
+    store.close()
+    sent: list[Any] = []
+    monkeypatch.setattr(Synthetic, "send", lambda _, request: sent.append(request))
+    done = resumed(icm)
+    assert (done.code, sent) == (2, [])
+    assert "the program changed since the run began" in done.err
+    assert "it asks what has no reply in" in done.err
+    assert "Go on with that program, or label anew" in done.err
+    assert "lost from the cache" not in done.err
+
+
+def test_a_changed_program_that_makes_another_step_is_named_as_the_reason(icm, cut, changed_program):
+    lines = (cut / "journal.jsonl").read_text().splitlines(keepends=True)
+    (cut / "journal.jsonl").write_text("".join([lines[0], lines[1].replace('"step": 1', '"step": 7'), *lines[2:]]))
+    done = resumed(icm)
+    assert (done.code, "code " in done.err, "step 1 does not come out as it was" in done.err) == (2, True, True)
+
+
+# --- a run of somebody else's -------------------------------------------------------------------------------------
+
+
+def changed_manifest(cut: Path, **settings: Any) -> None:
+    manifest = json.loads((cut / "manifest.json").read_text())
+    manifest["config"] |= settings
+    (cut / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_a_run_that_was_not_begun_here_asks_nobody_and_loads_nothing_until_it_is_trusted(icm, cut, write, server):
+    write("theirs.py", "raise SystemExit('loaded')")
+    changed_manifest(
+        cut, provider="openai-compatible", base_url=server.url, api_key_env="MY_KEY", model="m", task="theirs:Task"
+    )
+    done = resumed(icm)
+    assert done.code == 2
+    for shown in (server.url, "api_key_env='MY_KEY'", "task='theirs:Task'", "give --trust"):
+        assert shown in done.err
+    assert server.asked == []
+    assert "trusting a run that was not begun here" in resumed(icm, "--trust").err
+
+
+@pytest.mark.parametrize(
+    "command", [("label", "reviews.jsonl", "--from", "run"), ("eval", "run", "--test", "reviews.jsonl")]
+)
+def test_nor_do_its_labels_serve_as_context_before(icm, cut, command):
+    changed_manifest(cut, base_url="https://theirs.example")
+    done = icm(*command)
+    assert (done.code, "base_url='https://theirs.example'" in done.err) == (2, True)
+
+
+def test_the_same_folder_is_trusted_when_it_is_said_and_goes_on(icm, whole, cut, tmp_path):
+    (tmp_path / "cache" / "secret").write_bytes(b"s" * 32)
+    assert "begun by somebody else" in resumed(icm).err
+    assert resumed(icm, "--trust").code == 0
+    same(whole)
+
+
+def test_the_secret_that_runs_are_known_by_is_the_user_s_alone_and_in_no_run(icm, cut, tmp_path):
+    secret = tmp_path / "cache" / "secret"
+    assert (len(secret.read_bytes()), secret.stat().st_mode & 0o777) == (32, 0o600)
+    assert not [path for path in cut.rglob("*") if path.is_file() and secret.read_bytes() in path.read_bytes()]
+
+
+def test_nothing_but_limits_can_come_in_by_the_state(icm, cut):
+    state = json.loads((cut / "state.json").read_text())
+    (cut / "state.json").write_text(json.dumps(state | {"limits": {"base_url": "https://theirs.example"}}))
+    done = resumed(icm)
+    assert (done.code, "state.json: 'base_url' is no limit; was it edited?" in done.err) == (2, True)
 
 
 # --- the machine --------------------------------------------------------------------------------------------------

@@ -45,6 +45,28 @@ def test_every_problem_is_named_with_where_it_stands(file: Path):
     assert "environment variable ICM_API_CONCURRENCY:" in text
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("seeds", -1, "--seeds: Input should be greater than or equal to 1, not -1"),
+        ("method", "swep", "or 'gold-few-shot', not 'swep'"),
+        ("columns", "claim", "write it as name=value,name=value, not 'claim'"),
+        ("price", ["x"], "--price: Input should be a valid string"),
+    ],
+)
+def test_a_wrong_value_is_told_as_it_was_given(name: str, value: object, message: str):
+    with pytest.raises(ConfigError) as error:
+        load_config(RunConfig, {**NEEDED, name: value}, {})
+    assert str(error.value).endswith(message)
+
+
+@pytest.mark.parametrize("name", ["api_key_env", "extra_body", "provider_options"])
+def test_a_value_that_may_be_a_key_is_never_told(name: str):
+    with pytest.raises(ConfigError) as error:
+        load_config(RunConfig, {**NEEDED, name: "sk-planted"}, {})
+    assert "sk-planted" not in str(error.value)
+
+
 def test_a_misspelt_variable_is_an_error():
     with pytest.raises(ConfigError, match="ICM_API_SEEED: no such setting"):
         load_config(RunConfig, NEEDED, {"ICM_API_SEEED": "1"})

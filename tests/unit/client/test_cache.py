@@ -13,7 +13,7 @@ import pytest
 
 from icm_api.client.cache import Cached, JsonDisk, Store, open_cache
 from icm_api.client.codec import request_key
-from icm_api.errors import BudgetError, CacheError
+from icm_api.errors import BudgetError, CacheError, OutOfReachError
 from tests.unit.client.scripted import Gated, Scripted, answer, ask, broken, count_tokens, settle
 
 
@@ -81,6 +81,17 @@ async def test_an_error_is_never_stored(store):
         await cached.send(ask())
     assert await cached.send(ask()) == answer()
     assert (len(host.sent), cached.hits) == (2, 0)
+
+
+async def test_a_refusal_to_answer_is_an_answer_and_never_paid_for_twice(store):
+    host = Scripted([OutOfReachError("the model refuses to answer", provider="scripted", request_id="r1")])
+    cached = Cached(host, store)
+    with pytest.raises(OutOfReachError) as first:
+        await cached.send(ask())
+    with pytest.raises(OutOfReachError) as second:
+        await cached.send(ask())
+    assert str(second.value) == str(first.value)
+    assert (len(host.sent), cached.hits) == (1, 1)
 
 
 async def test_rows_are_readable_json_with_their_schema_and_kind(store):

@@ -1,7 +1,8 @@
 import subprocess
 import sys
-from datetime import UTC, datetime, time
+from datetime import UTC, date, datetime, time
 from decimal import Decimal
+from typing import Any
 
 import pytest
 from genai_prices.data_snapshot import DataSnapshot, set_custom_snapshot
@@ -10,7 +11,9 @@ from genai_prices.types import (
     ConditionalPrice,
     ModelInfo,
     ModelPrice,
+    PriceVariant,
     Provider,
+    StartDateConstraint,
     Tier,
     TieredPrices,
     TimeOfDateConstraint,
@@ -46,8 +49,8 @@ def tiered(base: str, *tiers: tuple[int, str]) -> TieredPrices:
 def listed():
     """Makes the price list hold one model, `m` at api.example.com, and nothing else."""
 
-    def install(prices: ModelPrice | list[ConditionalPrice]) -> None:
-        model = ModelInfo("m", ClauseEquals("m"), prices=prices)
+    def install(prices: ModelPrice | list[ConditionalPrice], **more: Any) -> None:
+        model = ModelInfo("m", ClauseEquals("m"), prices=prices, **more)
         provider = Provider("example", "Example", r"https://api\.example\.com", models=[model])
         set_custom_snapshot(DataSnapshot([provider], from_auto_update=False))
 
@@ -57,6 +60,40 @@ def listed():
 
 def example_price(**options) -> Price | None:
     return find_price("openai-compatible", "m", "https://api.example.com/v1", **options)
+
+
+# --- service tiers ------------------------------------------------------------------------------------------------
+
+
+def test_a_service_tier_has_its_own_price_where_the_list_knows_it():
+    standard = find_price("openai", "gpt-5.1")
+    flex, priority = (find_price("openai", "gpt-5.1", service_tier=tier) for tier in ("flex", "priority"))
+    assert standard is not None
+    assert flex is not None
+    assert priority is not None
+    assert flex.input_usd_per_mtok < standard.input_usd_per_mtok < priority.input_usd_per_mtok
+    assert "service tier flex" in flex.source
+    usage = Usage(prompt_tokens=1_000_000, output_tokens=0)
+    assert flex.request_usd(usage, MORNING) == flex.input_usd_per_mtok
+
+
+@pytest.mark.parametrize("tier", ["auto", "default"])
+def test_the_usual_tier_costs_the_list_price(tier):
+    assert find_price("openai", "gpt-5.1", service_tier=tier) == find_price("openai", "gpt-5.1")
+
+
+def test_a_tier_that_the_list_does_not_know_has_no_price():
+    assert find_price("openai", "gpt-5.1", service_tier="scale") is None
+    assert find_price("groq", "llama-3.3-70b-versatile", service_tier="flex") is None
+    assert find_price("openai-compatible", "m", "http://127.0.0.1:8000/v1", service_tier="flex") == FREE
+
+
+def test_a_tier_whose_price_begins_later_has_none_before(listed):
+    begins = StartDateConstraint(date(2027, 1, 1))
+    later = PriceVariant({"service_tier": "flex"}, flat(input_mtok="1", output_mtok="1"), begins)
+    listed(flat(input_mtok="2", output_mtok="2"), price_variants=[later])
+    assert example_price(service_tier="flex", now=MORNING) is None
+    assert rates(example_price(service_tier="flex", now=datetime(2027, 1, 2, tzinfo=UTC))) == ("1", "1", "1")
 
 
 # --- what tokens cost ---------------------------------------------------------------------------------------------
