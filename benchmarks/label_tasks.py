@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,13 +54,18 @@ class LabelTask:
     """Relations of the file that follow from the inputs. Those cut with an answer key are not used."""
     longest_text: int | None = None
     """In characters; rows with a longer one are left out."""
+    truth: bool = True
+    """False: nobody can say which labels are right, so there is no gold and any trust in labels is misplaced."""
+    scrambled: bool = False
+    """Negative control: the characters of each text in random order, so that nothing can be read."""
 
     @property
     def columns(self) -> tuple[str, ...]:
         """What is kept of the file's rows. Nothing else is, for some columns give gold away."""
         group = ("group",) if self.unit != "row" else ()
         key = (self.key_column,) if self.key_column else ()
-        return ("id", *self.text, *group, *key, GOLD)
+        gold = (GOLD,) if self.truth else ()
+        return ("id", *self.text, *group, *key, *gold)
 
 
 _TASKS = (
@@ -127,7 +133,24 @@ _TASKS = (
         relations=SHARED / "facts/arithmetic_generated_relations.jsonl",
     ),
     # The paper's failure case, a private taste: a poem is good when it mentions the sun. No model holds that concept.
-    LabelTask("poems-sun", ("bad", "good"), SHARED / "poems/mentions_sun.jsonl"),
+    LabelTask("poems-sun", ("bad", "good"), SHARED / "poems/mentions_sun.jsonl", longest_text=600),
+    LabelTask(
+        "scrambled-reviews",
+        ("negative", "positive"),
+        SHARED / "sentiment/customer_reviews.jsonl",
+        longest_text=LONGEST_TEXT,
+        scrambled=True,
+    ),
+    LabelTask(
+        "political",
+        FALSE_TRUE,
+        SHARED / "controls/political_normative_no_truth.jsonl",
+        task="truthfulqa",
+        text=("question", "claim"),
+        unit="group",
+        longest_text=LONGEST_TEXT,
+        truth=False,
+    ),
 )
 TASKS: Mapping[str, LabelTask] = {task.name: task for task in _TASKS}
 
@@ -145,18 +168,20 @@ def draw(task: LabelTask, n: int, share: Share, seed: int) -> list[Row]:
 
     `share`: that of the last label of two, or one share per label, which sum to 1. Every label gets its share of `n` to
     the nearest row. Raises ValueError where that would leave a label without rows, and where the file, its groups or
-    pairs taken whole, has no such rows.
+    pairs taken whole, has no such rows. Of a task without truth any rows are drawn.
     """
     counts = label_counts(task, n, share)
     rng = np.random.default_rng(seed)
     rows = _read(task)
+    if not task.truth:
+        return [rows[i] for i in rng.choice(len(rows), n, replace=False)]
     drawn = _draw_rows(task, rows, counts, rng) if task.unit == "row" else _draw_units(task, rows, counts, rng)
     return [drawn[i] for i in rng.permutation(n)]
 
 
 def settings(task: LabelTask, rows: Sequence[Row]) -> dict[str, Any]:
     """All that `icm_api.label` must know of drawn rows beside how to search: fields of RunConfig, relations as rows."""
-    found: dict[str, Any] = {"task": task.task, "gold_column": GOLD}
+    found: dict[str, Any] = {"task": task.task} | ({"gold_column": GOLD} if task.truth else {})
     if task.task == "classify":
         found["labels"] = task.labels
     if task.unit != "row":
@@ -187,9 +212,18 @@ def label_counts(task: LabelTask, n: int, share: Share) -> tuple[int, ...]:
 def _read(task: LabelTask) -> list[Row]:
     rows = [{name: row[name] for name in task.columns} for row in _jsonl(task.file)]
     for row in rows:
-        row[GOLD] = _label(task, row)
+        if task.truth:
+            row[GOLD] = _label(task, row)
+        if task.scrambled:
+            row |= {column: _scrambled(row[column]) for column in task.text}
     limit = task.longest_text
     return [row for row in rows if limit is None or all(len(row[column]) <= limit for column in task.text)]
+
+
+def _scrambled(text: str) -> str:
+    """The same for the same text."""
+    order = np.random.default_rng(zlib.crc32(text.encode())).permutation(len(text))
+    return " ".join("".join(text[i] for i in order).split())
 
 
 def _jsonl(file: Path) -> list[Row]:

@@ -226,7 +226,8 @@ async def measure(todo: Sequence[Cell], model: str, replies: Path, results: IO[s
                 continue
             results.write(json.dumps(row) + "\n")
             results.flush()
-            _say(f"[{number}/{len(todo)}] {cell}: accuracy {row['accuracy']:.2f}, {row['wall_s']:.0f} s")
+            accuracy = "no gold" if row["accuracy"] is None else f"accuracy {row['accuracy']:.2f}"
+            _say(f"[{number}/{len(todo)}] {cell}: {accuracy}, {row['wall_s']:.0f} s")
     return n_failed
 
 

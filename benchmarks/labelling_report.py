@@ -71,9 +71,14 @@ class Report:
     """The runs of one model. Empty values are `NONE`: never 0."""
 
     model: str
-    rows: Sequence[Row]
+    all_rows: Sequence[Row]
 
     # --- what there is ------------------------------------------------------------------------------------
+
+    @property
+    def rows(self) -> list[Row]:
+        """Those with gold: all but the runs of tasks that have no truth, which only the diagnosis is about."""
+        return [row for row in self.all_rows if row["accuracy"] is not None]
 
     @property
     def n(self) -> int:
@@ -182,19 +187,13 @@ class Report:
     def diagnosis(self) -> str:
         """Of runs that have a verdict and are no ceiling: how good those of each verdict are, and the area under the
         curve of true against false alarms."""
-        rows = [row for row in self.rows if row.get("verdict") and row["method"] != GOLD_METHOD]
+        rows = [row for row in self.all_rows if row.get("verdict") and row["method"] != GOLD_METHOD]
         body = []
         for verdict in ("healthy", "doubtful", "failed"):
             found = [row for row in rows if row["verdict"] == verdict]
-            shown = [number(mean(row["accuracy"] for row in found) if found else None)]
-            body.append(
-                [
-                    verdict,
-                    str(len(found)),
-                    *shown,
-                    *(_of([good(row) for row in found]) for good in (_held, self._better)),
-                ]
-            )
+            judged = [row["accuracy"] for row in found if row["accuracy"] is not None]
+            good_ones = [_of([good(row) for row in found]) for good in (_held, self._better)]
+            body.append([verdict, str(len(found)), number(mean(judged) if judged else None), *good_ones])
         alarms = [len(row["signs"]) + 100 * (row["verdict"] == "failed") for row in rows]
         areas = [roc_area(alarms, [not good(row) for row in rows]) for good in (_held, self._better)]
         return table(
@@ -209,7 +208,7 @@ class Report:
             for other in self.rows
             if other["method"] in ("zero-shot", "random-few-shot") and _draw(other)[:3] == _draw(row)[:3]
         ]
-        return bool(row["accuracy"] >= max([*baselines, max(row["true_shares"])]) + ABOVE)
+        return row["accuracy"] is not None and row["accuracy"] >= max([*baselines, max(row["true_shares"])]) + ABOVE
 
     def failures(self) -> str:
         """Collapses by label share, and searches that stopped short of an objective that gold has."""
@@ -275,7 +274,7 @@ def roc_area(alarms: Sequence[float], bad: Sequence[bool]) -> float | None:
 
 
 def _held(row: Row) -> bool:
-    return bool(row["accuracy"] - max(row["true_shares"]) >= CLEARLY)
+    return row["accuracy"] is not None and row["accuracy"] >= max(row["true_shares"]) + CLEARLY
 
 
 def _until(course: Sequence[Row], restart: int, n_passes: int) -> Row:

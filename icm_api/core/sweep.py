@@ -24,11 +24,15 @@ the label words mean by themselves, which no pass over wrong labels can: a label
 coherent, and a search that begins at random labels may end at either. Examples without an answer stand last in the
 first pass, with random labels that only they see. A model that says nothing of the labels before it has seen some (most
 anchors are silent) begins with passes over random labels instead, one a label (at most `MOST_WARM_UP`).
+
+Restarts end early once two of them came to (nearly) the same labels. And a model may hold a concept yet lose it among
+demonstrations: where the anchors alone told far more than the best restart, the others are asked alone too, and those
+labels are kept.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations, islice
 from typing import Literal
@@ -38,7 +42,7 @@ import numpy as np
 from icm_api.core.calibrate import Floats, Ints, calibrated, information, log_softmax, offsets
 from icm_api.core.chains import ChainBuilder
 from icm_api.core.context import Chain, Scorer
-from icm_api.core.diagnose import information_share
+from icm_api.core.diagnose import LITTLE_INFORMATION, information_share
 from icm_api.core.mixture import fit_mixture
 from icm_api.core.passes import Average, Pass, read_pass, read_scores
 from icm_api.core.problem import Problem
@@ -60,9 +64,14 @@ JUDGED_AT = 0.5
 """Temperature at which the labels that are kept are calibrated. Towards 0 their counts are the shares, which is right
 where scores are weak; at 1 only their mean probabilities are, which forgives a wrong estimate where scores are clear.
 This is between."""
+SAME_LABELS = 0.95
+"""Share of equal labels from which two restarts count as having come to the same."""
+ALONE_TELLS = 2.0
+"""How many times the information of the best restart examples asked alone must have for their labels to be kept. Not
+once: what the words mean by themselves is a first guess, which demonstrations of the same information have refined."""
 TAIL_BATCH = 64
 MOST_TAIL_STEPS = 200
-Stage = Literal["warm-up", "restart", "tail"]
+Stage = Literal["warm-up", "restart", "alone", "tail"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +82,7 @@ class SweepSettings:
     passes: int = 6
     """Of each restart at most; it ends earlier once its labels have settled."""
     restarts: int = 3
+    """At most; fewer where two come to the same labels."""
     shares: tuple[float, ...] | None = None
     """Of each label; None: what the relations imply, or read off the scores."""
     t_start: float = 0.5
@@ -87,7 +97,9 @@ class SweepSettings:
     anchors: int = 32
     """Examples that are asked alone first, at least; all of a smaller pool."""
     parallel: int = 1
-    """Restarts that are asked side by side."""
+    """Of the first two restarts, how many are asked side by side."""
+    may_ask_alone: bool = True
+    """Whether all examples are asked alone where that tells more; otherwise a note says that it would."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +121,8 @@ class Restart:
     """The last pass changed none of its labels."""
     settled: bool = False
     """A pass at temperature 0 changed none of its labels."""
+    alone: bool = False
+    """No course: the labels of examples that were each asked with nothing before it."""
 
     @property
     def rank(self) -> float:
@@ -116,12 +130,16 @@ class Restart:
         return information_share(self.information_nats, self.shares)
 
     @property
+    def worth(self) -> float:
+        """By which restarts are compared."""
+        return self.rank / ALONE_TELLS if self.alone else self.rank
+
+    @property
     def known_labels(self) -> tuple[int | None, ...]:
         """None where no pass has given a score: a label never comes from a missing number."""
-        return tuple(
-            label if known else None
-            for label, known in zip(self.labels.tolist(), self.average.known.tolist(), strict=True)
-        )
+        labels = self.labels.astype(object)
+        labels[~self.average.known] = None
+        return tuple(labels.tolist())
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,13 +180,13 @@ class SweepStep:
         """Scores are the calibrated averages; the utility is measured on the raw ones, as the paper's is."""
         average, labels = self.best.average, self.best.known_labels
         raw = Labelling.of(self.problem, labels, average.as_scores(), alpha=self.alpha)
-        shown = average.as_scores(self.best.calibrated)
         return replace(
             raw,
-            scores=tuple(shown),
+            scores=average.as_scores(self.best.calibrated),
             information_nats=self.best.information_nats,
             agreement=self.agreement,
             own_meaning=self.own_meaning,
+            settled=self.best.settled,
         )
 
     @property
@@ -206,40 +224,53 @@ class _Sweep:
     ) -> None:
         self.problem, self.scorer, self.chains, self.settings, self.seed = problem, scorer, chains, settings, seed
         self.pinned = pinned_labels(problem.relations)
-        self.pool = _draw_pool(problem, settings.pool, np.random.default_rng([seed, 0]), self.pinned)
+        self.pool = _draw_pool(problem, settings.pool, seed)
         self.rest = np.setdiff1d(np.arange(problem.n_examples), self.pool)
         self.bounds = share_bounds(problem.n_examples, problem.n_labels, problem.relations)
         self.known = settings.shares is not None or bool(np.all(self.bounds[1] - self.bounds[0] < SAME_SHARES))
         self.first_shares = tuple(self._within_bounds(np.full(problem.n_labels, 1 / problem.n_labels)).tolist())
-        n_anchors = max(settings.anchors, len(self.pool) // ANCHORS_EVERY)
-        self.anchors: list[int] = self._rng(1).permutation(self.pool)[:n_anchors].tolist()
+        anchors = self._rng(1).permutation(self.pool)[: _n_anchors(settings, len(self.pool))]
+        self.anchors: list[int] = anchors.tolist()
+        self.heard_alone = Average.empty(problem.n_examples, problem.n_labels)
         self.finished: list[Restart] = []
         self.agreement: float | None = None
         self.own_meaning: tuple[int | None, ...] | None = None
-        self.alone = 0
+        self.waiting: list[Restart] = []
+        """Restarts that have not begun."""
+        self.alone_would_tell_more = self.alone_follows = False
+        self.lonely = 0
         """Examples of the last pass that stood in a chain by themselves."""
         self.number = self.passes_done = self.tail_done = 0
-        self.n_warm_up = 1
+        self.passes_beside = 1
+        """Those that are no restart's."""
 
     # --- the course ---------------------------------------------------------------------------------------
 
     async def steps(self) -> AsyncGenerator[SweepStep, None]:
         blank = self._start()
-        start = self._solved(replace(blank, average=blank.average.plus(await self._alone())))
+        anchored = await self._ask_alone(self.anchors)
+        self.heard_alone = self.heard_alone.plus(anchored)
+        start = self._solved(replace(blank, average=blank.average.plus(self._under_first_shares(anchored))))
         if 2 * start.average.known.sum() >= len(self.anchors):
             yield self._step("warm-up", blank, start, self.settings.t_start, asked=len(self.anchors))
         else:
             start, drawn = blank, self._random()
-            self.n_warm_up = len(drawn)
+            self.passes_beside = len(drawn)
             for order, labels in drawn:
                 (heard,) = await self._passes([(order, labels)])
                 before, start = start, self._solved(replace(start, average=start.average.plus(heard)))
                 yield self._step("warm-up", before, start, self.settings.t_start)
         self.own_meaning = start.known_labels
-        restarts = [replace(start, number=k + 1) for k in range(self.settings.restarts)]
-        for first in range(0, len(restarts), self.settings.parallel):
-            async for step in self._run(restarts[first : first + self.settings.parallel]):
+        self.waiting = [replace(start, number=k + 1) for k in range(self.settings.restarts)]
+        while self.waiting:
+            # Two are always asked; then one at a time, for each may be the last.
+            size = max(1, min(self.settings.parallel, 2 - len(self.finished)))
+            group, self.waiting = self.waiting[:size], self.waiting[size:]
+            async for step in self._run(group):
                 yield step
+        if self.alone_follows:
+            yield await self._go_on_alone()
+        del blank, anchored, start, group  # a row an example each, of which the rest has no use
         async for step in self._label_rest():
             yield step
 
@@ -252,23 +283,71 @@ class _Sweep:
             after = [self._advance(*each) for each in zip(group, heard, heats, strict=True)]
             self.finished += [restart for restart in after if self._has_ended(restart)]
             self.agreement = _agreement([restart.labels[self.pool] for restart in self.finished])
-            for old, new, heat in zip(group, after, heats, strict=True):
+            before, group = group, [restart for restart in after if not self._has_ended(restart)]
+            for old, new, heat in zip(before, after, heats, strict=True):
                 self.passes_done += 1 if not self._has_ended(new) else 1 + self.settings.passes - new.n_passes
-                yield self._step("restart", old, new, heat, last=new is after[-1])
-            group = [restart for restart in after if not self._has_ended(restart)]
+                last = not group and new is after[-1]
+                if last:
+                    self._decide_what_follows()
+                yield self._step("restart", old, new, heat, last=last)
+
+    def _decide_what_follows(self) -> None:
+        """Once some restarts have ended."""
+        if self._came_to_the_same():
+            self.passes_done += self.settings.passes * len(self.waiting)
+            self.waiting = []
+        if not self.waiting and self._alone_tells_more():
+            self.alone_would_tell_more = True
+            self.alone_follows = self.settings.may_ask_alone
+            self.passes_beside += self.alone_follows
+
+    def _came_to_the_same(self) -> bool:
+        """Whether two restarts have, and to labels that the texts tell something about."""
+        pairs = combinations([restart.labels[self.pool] for restart in self.finished], 2)
+        same = any((a == b).mean() >= SAME_LABELS for a, b in pairs)
+        return same and self._best().rank >= LITTLE_INFORMATION
+
+    def _alone_tells_more(self) -> bool:
+        """As far as the anchors show it."""
+        if 2 * self.heard_alone.known.sum() < len(self.anchors):
+            return False
+        alone = self._labelled_alone()
+        return alone.rank >= LITTLE_INFORMATION and alone.worth > self._best().worth
+
+    async def _go_on_alone(self) -> SweepStep:
+        """The labels of each example asked with nothing before it, as one more restart."""
+        others = np.setdiff1d(self.pool, self.anchors).tolist()
+        before = self._labelled_alone()
+        self.heard_alone = self.heard_alone.plus(await self._ask_alone(others))
+        after = self._labelled_alone()
+        self.finished.append(after)
+        self.alone_follows = False
+        self.passes_done += 1
+        if self._best() is after:
+            self.agreement = None  # of other labels
+        return self._step("alone", before, after, 0.0, asked=len(others), last=True)
+
+    def _labelled_alone(self) -> Restart:
+        blank = self._start()
+        heard = replace(
+            blank, number=self.settings.restarts + 1, average=self.heard_alone, alone=True, rests=True, settled=True
+        )
+        return self._solved(heard if self.known else replace(heard, shares=self._estimated(heard)))
 
     async def _label_rest(self) -> AsyncGenerator[SweepStep, None]:
-        """The examples outside the pool: one short question each, with pool examples and their labels as context."""
+        """The examples outside the pool: one short question each, with pool examples and their labels as context, or
+        alone where the pool's labels were found so."""
         if not len(self.rest):
             return
         best = self._best()
-        order = self._rng(3).permutation(self.pool[best.average.known[self.pool]]).tolist()
+        shown = self.pool[:0] if best.alone else self.pool[best.average.known[self.pool]]
+        order = self._rng(3).permutation(shown).tolist()
         size = max(TAIL_BATCH, -(-len(self.rest) // MOST_TAIL_STEPS))
         for first in range(0, len(self.rest), size):
             batch = self.rest[first : first + size].tolist()
             queries = self.chains.queries(order, best.labels.tolist(), batch, most=self.settings.tail_demonstrations)
-            scores = dict(zip(batch, await self.scorer.score(queries), strict=True))
-            heard = read_scores([scores.get(i) for i in range(self.problem.n_examples)], self.problem.n_labels)
+            scores = await self.scorer.score(queries)
+            heard = read_scores(batch, scores, self.problem.n_examples, self.problem.n_labels)
             self.tail_done += len(batch)
             before, best = best, self._solved(replace(best, average=best.average.plus(heard)))
             self.finished = [best]
@@ -276,15 +355,19 @@ class _Sweep:
 
     # --- the parts of a pass ------------------------------------------------------------------------------
 
-    async def _alone(self) -> Pass:
-        """The anchors, each asked with nothing before it, under the first shares."""
-        scores = await self.scorer.score_chains([Chain(((i, 0),)) for i in self.anchors])
-        found = {i: score for i, (score,) in zip(self.anchors, scores, strict=True)}
-        heard = read_scores([found.get(i) for i in range(self.problem.n_examples)], self.problem.n_labels)
+    async def _ask_alone(self, examples: Sequence[int]) -> Pass:
+        """Each with nothing before it."""
+        scores = await self.scorer.score_chains([Chain(((i, 0),)) for i in examples])
+        heard = [score for (score,) in scores]
+        return read_scores(examples, heard, self.problem.n_examples, self.problem.n_labels)
+
+    def _under_first_shares(self, heard: Pass) -> Pass:
         known = heard.weights > 0
-        if known.any():
-            heard.logprobs[known] = calibrated(heard.logprobs[known], np.array(self.first_shares))
-        return heard
+        if not known.any():
+            return heard
+        logprobs = heard.logprobs.copy()
+        logprobs[known] = calibrated(logprobs[known], np.array(self.first_shares))
+        return replace(heard, logprobs=logprobs)
 
     def _random(self) -> list[tuple[list[int], Ints]]:
         """Random labels, evenly many of each, and the same with every label moved on by one, so that what a label in
@@ -327,7 +410,7 @@ class _Sweep:
 
     async def _passes(self, drawn: Sequence[tuple[list[int], Ints]]) -> list[Pass]:
         cut = [self.chains.cut(order, labels.tolist()) for order, labels in drawn]
-        self.alone = sum(len(chain.examples) == 1 for chain in cut[0])
+        self.lonely = sum(len(chain.examples) == 1 for chain in cut[0])
         scores = iter(await self.scorer.score_chains([chain for chains in cut for chain in chains]))
         n, k = self.problem.n_examples, self.problem.n_labels
         return [read_pass(chains, list(islice(scores, len(chains))), n, k) for chains in cut]
@@ -363,19 +446,19 @@ class _Sweep:
         wanted = np.concatenate([self.pool, self.rest[: self.tail_done]])
         solution = self.problem.consistency.solve(logprobs, examples=wanted)
         labels = np.full(self.problem.n_examples, -1)
-        labels[wanted] = [solution.labels[i] for i in wanted.tolist()]
+        labels[wanted] = solution.labels.of(wanted)
         return labels, solution.gap_nats
 
     def _estimated(self, restart: Restart) -> tuple[float, ...]:
         """Shares read off the scores, within what the relations allow.
 
         Every second restart takes them as they are: doubting them costs little where shares are even and much where a
-        label is rare, and the ranking tells which did better.
+        label is rare, and the ranking tells which did better. Without a choice between two they are doubted.
         """
         average, known = restart.average, restart.average.known
         if known.sum() < LEAST_TO_ESTIMATE * self.problem.n_labels:
             return restart.shares
-        doubting = restart.number % 2 == 1
+        doubting = restart.alone or restart.number % 2 == 1
         fit = fit_mixture(average.logprobs[known], average.trust[known], even_unless_clear=doubting)
         return tuple(self._within_bounds(fit.shares).tolist())
 
@@ -391,13 +474,13 @@ class _Sweep:
         return restart.settled or restart.n_passes >= self.settings.passes
 
     def _best(self) -> Restart:
-        return max(self.finished, key=lambda restart: (restart.rank, -restart.number))
+        return max(self.finished, key=lambda restart: (restart.worth, -restart.number))
 
     def _step(
         self, stage: Stage, old: Restart, new: Restart, heat: float, *, asked: int | None = None, last: bool = False
     ) -> SweepStep:
         """`last`: of its stage or side-by-side group."""
-        ended = last and len(self.finished) == (1 if stage == "tail" else self.settings.restarts)
+        ended = last and not self.waiting and not self.alone_follows
         self.passes_done += stage == "warm-up"
         self.number += 1
         return SweepStep(
@@ -409,7 +492,9 @@ class _Sweep:
             changed=tuple(_changed(old, new)),
             asked=len(self.pool) if asked is None else asked,
             done=self.passes_done + -(-self.tail_done // len(self.pool)),
-            total=self.n_warm_up + self.settings.restarts * self.settings.passes + -(-len(self.rest) // len(self.pool)),
+            total=self.passes_beside
+            + self.settings.restarts * self.settings.passes
+            + -(-len(self.rest) // len(self.pool)),
             notes=self._notes(),
             problem=self.problem,
             alpha=self.settings.alpha,
@@ -421,10 +506,17 @@ class _Sweep:
     def _notes(self) -> tuple[str, ...]:
         """What was asked in another way than one would expect."""
         notes = []
-        if self.alone:
+        if self.alone_would_tell_more:
+            taken = self.settings.may_ask_alone
+            advice = "so each was asked alone" if taken else "try --method zero-shot"
             notes.append(
-                f"{self.alone} of {len(self.pool)} examples were asked without demonstrations: all others are siblings "
-                "or too long (see --keep-siblings and the group column)"
+                "asked about examples alone, the model tells far more about their labels than after demonstrations: "
+                + advice
+            )
+        if self.lonely:
+            notes.append(
+                f"{self.lonely} of {len(self.pool)} examples were asked without demonstrations: all others are "
+                "siblings or too long (see --keep-siblings and the group column)"
             )
         if not self.known and len(self.pool) < LEAST_TO_ESTIMATE * self.problem.n_labels:
             notes.append(
@@ -468,14 +560,25 @@ def _agreement(labellings: Sequence[Ints]) -> float | None:
     return sum(float((a == b).mean()) for a, b in pairs) / len(pairs) if pairs else None
 
 
-def _draw_pool(problem: Problem, size: int | None, rng: np.random.Generator, first: Iterable[int] = ()) -> Ints:
+def most_asked_alone(problem: Problem, settings: SweepSettings, seed: int) -> int:
+    """How many examples a sweep may ask alone after its restarts."""
+    pool = len(_draw_pool(problem, settings.pool, seed))
+    return pool - _n_anchors(settings, pool)
+
+
+def _n_anchors(settings: SweepSettings, pool: int) -> int:
+    return min(pool, max(settings.anchors, pool // ANCHORS_EVERY))
+
+
+def _draw_pool(problem: Problem, size: int | None, seed: int) -> Ints:
     """Random examples, ascending: whole families (siblings and their siblings), until there are at least `size`.
 
-    Those of `first` are taken before others."""
+    Pinned ones are taken before others."""
     if size is None or size >= problem.n_examples:
         return np.arange(problem.n_examples)
     pool: set[int] = set()
-    for example in (*first, *rng.permutation(problem.n_examples).tolist()):
+    rng = np.random.default_rng([seed, 0])
+    for example in (*pinned_labels(problem.relations), *rng.permutation(problem.n_examples).tolist()):
         if len(pool) >= size:
             break
         pool |= _family(problem, example)

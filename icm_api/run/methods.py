@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from icm_api.config import GOLD_METHOD, Method
 from icm_api.core.anneal import AnnealSettings, anneal
@@ -25,6 +25,10 @@ class HostScorer(Scorer, Protocol):
     @property
     def chains_at_once(self) -> int:
         """How many chains it can answer at a time."""
+
+    @property
+    def echoes(self) -> bool:
+        """Whether a whole chain is one request."""
 
     @property
     def bounded(self) -> int:
@@ -71,13 +75,14 @@ def _anneal(job: Job, tools: Tools) -> Steps:
 def sweep_settings(job: Job) -> SweepSettings:
     config = job.config
     given = {"passes": config.passes, "restarts": config.restarts}
-    own = {name: value for name, value in given.items() if value is not None}
+    own: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     return SweepSettings(alpha=config.alpha, shares=job.shares, pool=config.pool, **own)
 
 
 def _sweep(job: Job, tools: Tools) -> Steps:
-    """As many restarts at a time as the host can answer at a time; the labels are the same."""
-    settings = replace(sweep_settings(job), parallel=tools.scorer.chains_at_once)
+    """As many restarts at a time as the host can answer at a time; the labels are the same. Where a pass over all
+    examples is one request, one for each of them would be many times as many, so they are not asked alone."""
+    settings = replace(sweep_settings(job), parallel=tools.scorer.chains_at_once, may_ask_alone=not tools.scorer.echoes)
     return sweep(job.problem, tools.scorer, tools.chains, settings, seed=job.config.seed)
 
 

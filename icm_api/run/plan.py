@@ -24,6 +24,7 @@ from icm_api.core.baselines import round_sizes
 from icm_api.core.calibrate import Floats
 from icm_api.core.consistency import Consistency
 from icm_api.core.context import Chain, Query
+from icm_api.core.sweep import most_asked_alone
 from icm_api.providers.base import Provider
 from icm_api.providers.choices import written
 from icm_api.providers.registry import opens_unasked
@@ -37,9 +38,10 @@ from icm_api.run.compose import (
     measure_sizes,
     open_client,
     stated_price,
+    why_unpriced,
 )
 from icm_api.run.job import Job, prepare
-from icm_api.run.methods import BOOTSTRAP_DEMONSTRATIONS, Tools, open_method
+from icm_api.run.methods import BOOTSTRAP_DEMONSTRATIONS, Tools, open_method, sweep_settings
 from icm_api.types import Capabilities, LabelScore
 
 POOL = 256
@@ -223,7 +225,7 @@ def _token_source(sizes: PromptSizes) -> str:
 
 def _notes(outlook: Outlook) -> Iterator[str]:
     if outlook.price is None:
-        yield "the cost is unknown: no price is known for this model at this host; state one with --price"
+        yield f"the cost is unknown: {why_unpriced(outlook.job.config)}; state one with --price"
     if outlook.capabilities.prefix_slots is None:
         yield "what a prefix cache of the host would save is unknown, and not counted"
     if outlook.capabilities.choices == "votes":
@@ -260,11 +262,16 @@ async def _passes(outlook: Outlook) -> _Spend:
 
 
 async def _sweep(outlook: Outlook) -> _Spend:
-    return await _played(
+    spend = await _played(
         outlook,
         "at most",
         "all passes made; it ends earlier where labels settle, and makes a few more where a model is silent at first",
     )
+    if outlook.capabilities.prompt_logprobs:
+        return spend
+    more = most_asked_alone(outlook.job.problem, sweep_settings(outlook.job), outlook.job.config.seed)
+    each = (await _zero_shot(outlook)).prompt_tokens / len(outlook.job.examples)
+    return replace(spend, requests=spend.requests + more, prompt_tokens=spend.prompt_tokens + more * each)
 
 
 async def _played(outlook: Outlook, kind: Kind, note: str = "") -> _Spend:
@@ -364,7 +371,7 @@ _SPENDS: Mapping[Method, Callable[[Outlook], Awaitable[_Spend]]] = {
 
 class _Counter:
     """A `core.context.Scorer` that counts what `PromptScorer` would ask and answers by itself: with another favourite
-    each time, so that labels never settle and all passes are made."""
+    each time, so that labels never settle, no two restarts agree and all passes are made."""
 
     chains_at_once = 1
     """Nobody waits for it; how many go side by side changes no question."""
@@ -373,10 +380,11 @@ class _Counter:
 
     def __init__(self, sizes: PromptSizes, n_labels: int, capabilities: Capabilities) -> None:
         self._sizes, self._n_labels = sizes, n_labels
-        self._echo = capabilities.prompt_logprobs
+        self.echoes = capabilities.prompt_logprobs
         self.requests = self._calls = 0
         self.prompt_tokens = 0.0
-        self.cached_tokens = 0.0 if capabilities.prefix_slots and not self._echo else None
+        self.cached_tokens = 0.0 if capabilities.prefix_slots and not self.echoes else None
+        self._undecided = LabelScore((-np.log(n_labels),) * n_labels, 1.0, (False,) * n_labels)
         self._shown: tuple[tuple[int, int], ...] = ()
         self._shown_tokens = 0.0
 
@@ -404,7 +412,7 @@ class _Counter:
         before = accumulate((self._sizes.demonstration(i, k) for i, k in chain.examples), initial=0.0)
         prompts = [tokens + self._sizes.query(i) for tokens, (i, _) in zip(before, chain.examples, strict=False)]
         asked = prompts[chain.first :]
-        if self._echo:
+        if self.echoes:
             asked = asked[-1:]
         self.requests += len(asked)
         self.prompt_tokens += sum(asked)
@@ -417,4 +425,6 @@ class _Counter:
         for favourite in range(self._n_labels):
             logprobs = tuple(np.log(FAVOURITE) if k == favourite else rest for k in range(self._n_labels))
             scores.append(LabelScore(logprobs, 1.0, (False,) * self._n_labels))
-        return [scores[(example + self._calls) % self._n_labels] for example in examples]
+        if len(examples) == 1:
+            return [self._undecided]  # asked alone, it tells nothing, and the search goes its whole way
+        return [scores[hash((example, self._calls)) % self._n_labels] for example in examples]

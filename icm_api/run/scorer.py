@@ -82,7 +82,7 @@ class PromptScorer:
         all but that. No more walks go side by side than the host keeps prompts: they would push each other out.
         Where the provider tells no log-probabilities, a walk of choices. Raises as `score` does.
         """
-        if self._provider.capabilities.prompt_logprobs:
+        if self.echoes:
             return await gather([partial(self._score_sequence, chain) for chain in chains], self.chains_at_once)
         walk = self._walk if self._poll is None else partial(self._choices, self._poll)
         return await gather([partial(walk, chain) for chain in chains], self.chains_at_once)
@@ -90,7 +90,12 @@ class PromptScorer:
     @property
     def chains_at_once(self) -> int:
         """How many chains go side by side."""
-        return self._concurrency if self._provider.capabilities.prompt_logprobs else self._slots.maxsize
+        return self._concurrency if self.echoes else self._slots.maxsize
+
+    @property
+    def echoes(self) -> bool:
+        """Whether a whole chain is one request."""
+        return self._provider.capabilities.prompt_logprobs
 
     @property
     def walk_cached_share(self) -> float | None:

@@ -20,9 +20,10 @@ FILES = {
     "messages": ("normal", "spam"),
 }
 OWN_TASKS = [task for task in TASKS.values() if task.file.parent == OWN]
+WITH_TRUTH = {name: task for name, task in TASKS.items() if task.truth}
 
 
-@pytest.fixture(params=tuple(TASKS.values()), ids=tuple(TASKS))
+@pytest.fixture(params=tuple(WITH_TRUTH.values()), ids=tuple(WITH_TRUTH))
 def task(request):
     if reason := available(request.param):
         pytest.skip(reason)
@@ -151,6 +152,25 @@ def test_long_texts_are_left_out(tmp_path):
 
 
 # --- whole groups -----------------------------------------------------------------------------------------
+
+
+def test_a_task_without_truth_is_drawn_and_labelled_without_gold(tmp_path):
+    task = replace(toy(tmp_path, ["tf", "ff", "tt"]), truth=False, text=("text",))
+    rows = draw(task, 4, 0.5, seed=0)
+    assert all(set(row) == {"id", "text", "group"} for row in rows)
+    assert "gold_column" not in settings(task, rows)
+
+
+def test_a_scrambled_text_has_the_same_characters_in_another_order(tmp_path):
+    task = replace(toy(tmp_path, []), unit="row", text=("text",), scrambled=True)
+    words = ("a sharp picture and a long battery life", "the lid broke off on the very first day")
+    rows = [{"id": str(i), "text": text, "label": bool(i)} for i, text in enumerate(words)]
+    task.file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    texts = {row["id"]: row["text"] for row in draw(task, 2, 0.5, seed=0)}
+    for row in rows:
+        assert sorted(texts[row["id"]].replace(" ", "")) == sorted(row["text"].replace(" ", ""))
+        assert texts[row["id"]] != row["text"]
+    assert texts == {row["id"]: row["text"] for row in draw(task, 2, 0.5, seed=1)}
 
 
 def test_groups_are_drawn_whole_and_still_exact(tmp_path):

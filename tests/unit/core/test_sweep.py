@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -230,9 +231,10 @@ async def test_changed_names_the_examples_whose_label_is_another_than_before():
 
 
 async def test_the_best_of_the_finished_restarts_is_the_most_informative():
-    steps = await run(Problem.build(2, [None] * 40), learner(truth_of(30, 10)), SweepSettings(restarts=4))
+    unclear = Learner(truth_of(30, 10), signal=1.0, meaning=2.0)
+    steps = await run(Problem.build(2, [None] * 40), unclear, SweepSettings(restarts=4))
     last_of = {step.restart.number: step.restart for step in steps if step.stage == "restart"}
-    assert len(last_of) == 4
+    assert len(last_of) > 2
     best = max(restart.information_nats for restart in last_of.values())
     assert steps[-1].best.information_nats == best
     assert steps[-1].found.information_nats == best
@@ -251,10 +253,65 @@ async def test_the_scores_of_what_is_found_are_the_calibrated_ones():
         assert label == int(np.argmax(score.logprobs_nats))
 
 
+async def test_restarts_end_once_two_have_come_to_the_same_labels():
+    truth = truth_of(30, 30)
+    for parallel in (1, 3):
+        steps = await run(Problem.build(2, [None] * 60), learner(truth), SweepSettings(restarts=5, parallel=parallel))
+        assert {step.restart.number for step in steps if step.stage == "restart"} == {1, 2}
+        assert steps[-1].stop is not None
+        assert steps[-1].done == steps[-1].total
+        assert accuracy(steps[-1].found.labels, truth) == 1.0
+
+
+class Distracted(Learner):
+    """Tells the classes well, but among demonstrations it only guesses."""
+
+    async def score_chains(self, chains: Sequence[Chain]) -> list[list[LabelScore]]:
+        told = await super().score_chains(chains)
+        return [scores if len(scores) == 1 else [self._guess(score) for score in scores] for scores in told]
+
+    async def score(self, queries: Sequence[Query]) -> list[LabelScore]:
+        told = await super().score(queries)
+        return [
+            self._guess(score) if query.demonstrations else score for query, score in zip(queries, told, strict=True)
+        ]
+
+    def _guess(self, score: LabelScore) -> LabelScore:
+        odds = float(np.random.default_rng(self.asked).standard_normal())
+        total = math.log(1 + math.exp(odds))
+        return replace(score, logprobs_nats=(-total, odds - total))
+
+
+@pytest.mark.parametrize("pool", [None, 40])
+async def test_labels_that_demonstrations_spoil_are_those_of_examples_asked_alone(pool: int | None):
+    truth = truth_of(40, 40)
+    scorer = Distracted(truth, signal=6.0, meaning=20.0)
+    steps = await run(Problem.build(2, [None] * 80), scorer, SweepSettings(pool=pool))
+    assert steps[-1].best.alone
+    assert accuracy(steps[-1].found.labels, truth) >= 0.95
+    assert steps[-1].found.agreement is None, "how far restarts agree says nothing about other labels"
+    assert any("asked alone" in note for note in steps[-1].notes)
+    assert steps[-1].stop is not None
+    assert steps[-1].done == steps[-1].total
+    assert sum(step.asked for step in steps) == scorer.asked
+
+
+async def test_where_a_pass_is_one_request_it_is_only_said_that_asking_alone_would_tell_more():
+    scorer = Distracted(truth_of(40, 40), signal=6.0, meaning=20.0)
+    steps = await run(Problem.build(2, [None] * 80), scorer, SweepSettings(may_ask_alone=False))
+    assert all(step.stage != "alone" for step in steps)
+    assert any("--method zero-shot" in note for note in steps[-1].notes)
+
+
+async def test_nobody_is_asked_alone_again_where_demonstrations_help():
+    steps = await run(Problem.build(2, [None] * 48), learner(truth_of(24, 24)), SweepSettings())
+    assert all(step.stage != "alone" and not step.best.alone for step in steps)
+
+
 class Breaking(Learner):
     """A learner whose host fails after some passes."""
 
-    passes_left = 7
+    passes_left = 5
 
     async def score_chains(self, chains: Sequence[Chain]) -> list[list[LabelScore]]:
         if not self.passes_left:
