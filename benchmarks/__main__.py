@@ -5,7 +5,15 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from benchmarks import client_overhead, consistency, labelling, labelling_report, search_requests, synthetic_sizes
+from benchmarks import (
+    client_overhead,
+    consistency,
+    labelling,
+    labelling_report,
+    route_overhead,
+    search_requests,
+    synthetic_sizes,
+)
 from icm_api.local.models import DEFAULT_MODEL
 
 
@@ -21,6 +29,7 @@ if __name__ == "__main__":
     consistency.main()
     print("\n## Client\n")
     client_overhead.measure_overhead()
+    route_overhead.measure()
     client_overhead.measure_local()
     print("## Search\n")
     search_requests.main()

@@ -9,6 +9,8 @@ Three questions, each a markdown table:
 3. The same with a real server: `--local` starts the embedded one, `--base-url http://127.0.0.1:8080/v1 --model NAME`
    takes yours.
 
+Every route of every adapter beside its bare loop: `python -m benchmarks.route_overhead`.
+
 The ways take turns, round by round, and the median round counts, so that another load on the machine falls on all.
 """
 
@@ -21,13 +23,14 @@ import multiprocessing
 import os
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from itertools import count
 from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import httpx2
@@ -45,7 +48,8 @@ ROUNDS = 5
 CANDIDATES = tuple(Candidate(f" token{rank}", -0.5 - rank, rank) for rank in range(TOP_K))
 DEMONSTRATIONS = tuple((f"Review {n}: the soup was warm and the staff were kind.\nGood:", " True") for n in range(16))
 
-Ask: TypeAlias = Callable[[NextTokenRequest], Awaitable[object]]
+Ask: TypeAlias = Callable[[Any], Awaitable[object]]
+"""Takes a request."""
 
 
 def new_requests(numbers: Iterator[int], amount: int) -> list[NextTokenRequest]:
@@ -68,7 +72,7 @@ def middle(costs: Sequence[Cost]) -> Cost:
     return Cost(median(cost.wall_us for cost in costs), median(cost.cpu_us for cost in costs))
 
 
-async def cost(ask: Ask, requests: Sequence[NextTokenRequest], concurrency: int) -> Cost:
+async def cost(ask: Ask, requests: Sequence[object], concurrency: int) -> Cost:
     """Ask them all with `concurrency` workers."""
     queue = iter(requests)
 
@@ -225,30 +229,46 @@ async def _take_turns(ways: dict[str, Ask], amount: int, concurrency: int) -> di
 # --- the loopback server ------------------------------------------------------------------------------------------
 
 
-class AnswerAtOnce(asyncio.Protocol):
-    """As little HTTP as a client notices: reads a request by its content-length, answers with the same reply."""
+def http_reply(body: bytes, headers: Mapping[str, str] = MappingProxyType({})) -> bytes:
+    """A whole reply with status 200."""
+    lines = [f"{name}: {value}\r\n" for name, value in headers.items()]
+    head = f"HTTP/1.1 200 OK\r\n{''.join(lines)}content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+    return head.encode("latin-1") + body
 
-    body = json.dumps(
+
+def asked(path: str, document: Json) -> str:
+    """What tells one request from another, however its JSON is spaced."""
+    return f"{path} {json.dumps(document, sort_keys=True)}"
+
+
+COMPLETION: Json = {
+    "object": "text_completion",
+    "model": "loopback",
+    "usage": {"prompt_tokens": 300, "completion_tokens": 1, "prompt_tokens_details": {"cached_tokens": 0}},
+    "choices": [
         {
-            "object": "text_completion",
-            "model": "loopback",
-            "usage": {"prompt_tokens": 300, "completion_tokens": 1, "prompt_tokens_details": {"cached_tokens": 0}},
-            "choices": [
-                {
-                    "index": 0,
-                    "text": CANDIDATES[0].text,
-                    "logprobs": {
-                        "tokens": [CANDIDATES[0].text],
-                        "token_logprobs": [CANDIDATES[0].logprob_nats],
-                        "top_logprobs": [{c.text: c.logprob_nats for c in CANDIDATES}],
-                    },
-                }
-            ],
+            "index": 0,
+            "text": CANDIDATES[0].text,
+            "logprobs": {
+                "tokens": [CANDIDATES[0].text],
+                "token_logprobs": [CANDIDATES[0].logprob_nats],
+                "top_logprobs": [{c.text: c.logprob_nats for c in CANDIDATES}],
+            },
         }
-    ).encode()
-    reply = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body)
+    ],
+}
 
-    def __init__(self) -> None:
+
+ANYTHING = ""
+"""Stands for every request of a server with one reply."""
+
+
+class AnswerAtOnce(asyncio.Protocol):
+    """As little HTTP as a client notices: reads a request by its content-length, answers with the reply made ready for
+    it (see `asked`)."""
+
+    def __init__(self, replies: Mapping[str, bytes]) -> None:
+        self._replies = replies
         self._unread = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -258,15 +278,21 @@ class AnswerAtOnce(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self._unread += data
         head, blank, rest = self._unread.partition(b"\r\n\r\n")
-        length = int(head.lower().partition(b"content-length:")[2].split(b"\r\n")[0]) if blank else 0
+        stated = head.lower().partition(b"content-length:")[2].split(b"\r\n")[0]
+        length = int(stated or 0)
         if blank and len(rest) >= length:
             self._unread = rest[length:]
-            self._transport.write(self.reply)
+            self._transport.write(self._reply(head, rest[:length]))
+
+    def _reply(self, head: bytes, body: bytes) -> bytes:
+        if ANYTHING in self._replies:
+            return self._replies[ANYTHING]
+        return self._replies[asked(head.split(b" ")[1].decode(), json.loads(body or b"null"))]
 
 
-def _serve(port: Connection) -> None:
+def _serve(port: Connection, replies: Mapping[str, bytes]) -> None:
     async def forever() -> None:
-        server = await asyncio.get_running_loop().create_server(AnswerAtOnce, "127.0.0.1", 0)
+        server = await asyncio.get_running_loop().create_server(lambda: AnswerAtOnce(replies), "127.0.0.1", 0)
         port.send(server.sockets[0].getsockname()[1])
         await server.serve_forever()
 
@@ -274,14 +300,14 @@ def _serve(port: Connection) -> None:
 
 
 @contextmanager
-def loopback_server() -> Iterator[str]:
-    """Base URL of a server in another process that answers every completion at once."""
+def loopback_server(replies: Mapping[str, bytes]) -> Iterator[str]:
+    """Address of a server in another process that answers at once."""
     spawn = multiprocessing.get_context("spawn")
     ours, theirs = spawn.Pipe()
-    process = spawn.Process(target=_serve, args=(theirs,), daemon=True)
+    process = spawn.Process(target=_serve, args=(theirs, replies), daemon=True)
     process.start()
     try:
-        yield f"http://127.0.0.1:{ours.recv()}/v1"
+        yield f"http://127.0.0.1:{ours.recv()}"
     finally:
         process.terminate()
         process.join()
@@ -328,8 +354,8 @@ def main() -> None:
 def measure_overhead(amount: int = 400, concurrency: int = 16) -> None:
     """Print questions 1 and 2."""
     print(f"In memory, 1 kB prompts\n\n{overhead_table(asyncio.run(memory_costs(amount)))}\n")
-    with loopback_server() as base_url:
-        show_http("Loopback server that answers at once", base_url, "loopback", amount, concurrency)
+    with loopback_server({ANYTHING: http_reply(json.dumps(COMPLETION).encode())}) as url:
+        show_http("Loopback server that answers at once", f"{url}/v1", "loopback", amount, concurrency)
 
 
 def measure_local(amount: int = 4, concurrency: int = 2) -> None:

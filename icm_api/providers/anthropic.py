@@ -13,6 +13,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 from urllib.parse import urlsplit
 
+import httpx2
+
 from icm_api.errors import RequestError
 from icm_api.providers.choices import answer_schema, answer_tokens, cut_off, question, read_text, refused, replied
 from icm_api.providers.http import BoundedClient, Host, checked_api_key, checked_base_url, count
@@ -27,6 +29,7 @@ ADAPTER_VERSION = 1
 """Raise it when the same request would be asked or read in another way: it is part of the cache key."""
 API_VERSION = "2026-10-21"
 """Sent as `anthropic-version`. It refuses `temperature` and its like: answers are drawn as the host does by default."""
+ROUTE = "/v1/messages"
 VENDORS_HOST = "api.anthropic.com"
 _NO_KEY = "no-key"
 """The SDK insists on a key; hosts without one ignore it. Otherwise it would look for credentials by itself."""
@@ -105,13 +108,17 @@ class Anthropic:
         await self._client.close()
 
     async def _choose(self, request: ChoiceRequest) -> ChoiceReply:
-        document = await self._message(
-            model=self.model,
-            max_tokens=answer_tokens(request.labels),
-            thinking={"type": "disabled"},
-            output_config={"format": {"type": "json_schema", "schema": answer_schema(request.labels)}},
+        import anthropic
+
+        body = {
+            "model": self.model,
+            "max_tokens": answer_tokens(request.labels),
+            "thinking": {"type": "disabled"},
+            "output_config": {"format": {"type": "json_schema", "schema": answer_schema(request.labels)}},
             **turns(request),
-        )
+        }
+        answer = self._client.post(ROUTE, cast_to=httpx2.Response, body=body)
+        document = await self._host.mapping_by(anthropic, answer)
         model = document.get("model")
         served = model if isinstance(model, str) and model else self.model
         return replied(partial(self._shares, document, request), _usage(document.get("usage")), served)
@@ -119,18 +126,6 @@ class Anthropic:
     def _shares(self, document: Mapping[str, Json], request: ChoiceRequest) -> tuple[float, ...]:
         self._check_end(document, request)
         return read_text(_text(document), request, self._host)
-
-    async def _message(self, **body: Any) -> Mapping[str, Json]:
-        """The decoded body. Raw responses: nothing that is checked here is taken on the SDK's word."""
-        import anthropic
-
-        try:
-            response = (await self._client.messages.with_raw_response.create(**body)).http_response
-        except anthropic.APIStatusError as error:
-            response = error.response
-        except anthropic.APIConnectionError as error:
-            raise self._host.unreachable(error.__cause__ or error) from None
-        return self._host.mapping(response)
 
     def _check_end(self, document: Mapping[str, Json], request: ChoiceRequest) -> None:
         """Raise unless the model ended its answer by itself."""

@@ -71,8 +71,8 @@ class _Echo:
         tokens = [str(token) for token in columns[0]]
         start = _start(tokens, prompt, host)
         tokens, values, tops = tokens[start:], columns[1][start:], columns[2][start:]
-        places = zip(range(len(tokens)), itertools.accumulate(map(len, tokens), initial=0), strict=False)
-        return cls(tokens, values, tops, {place: k for k, place in places if start + k > 0})
+        places = zip(itertools.accumulate(map(len, tokens), initial=0), range(len(tokens)), strict=False)
+        return cls(tokens, values, tops, dict(itertools.islice(places, 1 - start, None)))
 
     def labels(self, request: SequenceRequest, host: Host) -> tuple[Position, ...]:
         """The positions of the scored demonstrations."""

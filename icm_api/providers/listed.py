@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from operator import attrgetter
 
 from icm_api.providers.http import Host
 from icm_api.types import Candidate, Json
@@ -72,6 +72,8 @@ def floor_nats(candidates: Sequence[Candidate], beside: Candidate | None = None)
 
 def nats(value: Json, host: Host) -> float:
     """A log-probability as a host states it; stand-ins (see `SENTINEL_NATS`) pass."""
+    if type(value) is float and -HUGE <= value <= 0:  # nearly all, and there are thousands in a reply
+        return value
     if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
         raise host.incapable(f"the reply gives {value!r} as a log-probability")
     if value > POSITIVE_TOLERANCE_NATS:
@@ -81,7 +83,8 @@ def nats(value: Json, host: Host) -> float:
 
 def checked(candidates: Sequence[Candidate], host: Host) -> tuple[Candidate, ...]:
     """The candidates best first and without stand-ins. Refuses lists that say nothing of the model."""
-    listed = sorted((c for c in candidates if c.logprob_nats > SENTINEL_NATS), key=lambda c: -c.logprob_nats)
+    told = [c for c in candidates if c.logprob_nats > SENTINEL_NATS]
+    listed = sorted(told, key=attrgetter("logprob_nats"), reverse=True)
     if not listed or listed[-1].logprob_nats == 0.0:
         raise host.incapable(
             "the listed log-probabilities are all 0 or stand-ins such as -9999, which say nothing about the model: "
@@ -96,7 +99,9 @@ def checked(candidates: Sequence[Candidate], host: Host) -> tuple[Candidate, ...
 def as_continuation(candidate: Candidate) -> Candidate:
     """A chat answer's first token as it would continue a completion prompt: with the space that a turn leaves out."""
     text = candidate.text
-    return replace(candidate, text=text if not text or text[0].isspace() else f" {text}")
+    if not text or text[0].isspace():
+        return candidate
+    return Candidate(f" {text}", candidate.logprob_nats, candidate.token_id)
 
 
 def _legacy_candidates(top_logprobs: Json, host: Host) -> tuple[Candidate, ...]:

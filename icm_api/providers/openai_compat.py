@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
+import httpx2
+
 from icm_api.errors import AuthError, ConfigError, RequestError
 from icm_api.providers.http import BoundedClient, Host, checked_api_key, checked_base_url
 from icm_api.providers.openai_routes import (
@@ -167,18 +169,13 @@ class OpenAICompatible:
         await self._client.close()
 
     async def _document(self, route: Route[Any, Any], request: Request[Any]) -> Mapping[str, Json]:
-        """The decoded body. Raw responses: building the SDK's objects costs more than reading the numbers."""
         import openai
 
+        body = {**route.body(request), **self._extra_body}
         try:
-            answer = await route.create(self._client)(**route.body(request), extra_body=self._extra_body or None)
-            response = answer.http_response
-        except openai.APIStatusError as error:
-            response = error.response
-        except openai.APIConnectionError as error:
-            raise self._host.unreachable(error.__cause__ or error) from None
-        try:
-            return self._host.mapping(response)
+            return await self._host.mapping_by(
+                openai, self._client.post(route.path, cast_to=httpx2.Response, body=body)
+            )
         except (RequestError, AuthError) as error:  # "not allowed to request logprobs" comes as 403 too
             if self._route in _NEXT_TOKEN and "logprobs" in str(error):
                 raise unwilling(self._host, str(error).removeprefix(f"{self.name}/{self.model}: ")) from None
@@ -216,7 +213,7 @@ def _checked_headers(headers: Mapping[str, str]) -> Mapping[str, str]:
 
 def sdk_client(host: Host, timeout_s: float, headers: Mapping[str, str] | None = None) -> AsyncOpenAI:
     """The SDK without its retries (the client layer owns the only retry loop) and without what it would pick up
-    from the environment and send to any host: key, organisation and project."""
+    from the environment and send to any host: keys, organisation, project and headers."""
     from openai import AsyncOpenAI  # takes seconds to import, so only here
 
     client = AsyncOpenAI(
@@ -224,8 +221,8 @@ def sdk_client(host: Host, timeout_s: float, headers: Mapping[str, str] | None =
         api_key=host.api_key or _NO_KEY,
         max_retries=0,
         timeout=timeout_s,
-        default_headers=headers,
         http_client=BoundedClient(base_url=host.base_url, timeout_s=timeout_s),
     )
-    client.organization = client.project = None
+    client.organization = client.project = client.admin_api_key = None
+    client._custom_headers = dict(headers or {})
     return client

@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 from icm_api.errors import CapabilityError, OutOfReachError
 from icm_api.providers import choices
 from icm_api.providers.echo import echoed_positions
-from icm_api.providers.http import Host, count, objects, openai_usage
+from icm_api.providers.http import Host, objects, openai_usage
 from icm_api.providers.listed import as_continuation, chat_candidates, floor_nats, top_candidates
 from icm_api.types import (
     Candidate,
@@ -30,17 +31,11 @@ from icm_api.types import (
     Prompt,
     SequenceReply,
     SequenceRequest,
-    Usage,
 )
 
-if TYPE_CHECKING:
-    from openai import AsyncOpenAI
-
-Q_contra = TypeVar("Q_contra", contravariant=True)
-R_co = TypeVar("R_co", covariant=True)
+Q = TypeVar("Q")
+R = TypeVar("R")
 TokensField = Literal["max_tokens", "max_completion_tokens"]
-Create = Callable[..., Awaitable[Any]]
-"""A `create` of the SDK that gives the raw response."""
 
 LEAST_OUTPUT_TOKENS = 16
 """OpenAI's Responses route refuses a smaller bound; the first token is the one that is read."""
@@ -84,83 +79,87 @@ class Manner:
         return {"prompt_cache_key": digest[:32]} if self.sends_cache_key else {}
 
 
-class Route(Protocol[Q_contra, R_co]):
+@dataclass(frozen=True, slots=True)
+class Route(ABC, Generic[Q, R]):
     """One way to ask one kind of question."""
+
+    path: ClassVar[str]
+    manner: Manner
+    host: Host
 
     @property
     def settings(self) -> Mapping[str, Json]:
         """What is sent beside the prompt and can change an answer; part of the provider's identity."""
+        return {"top_k": self.manner.top_k, "temperature": 0}
 
-    def create(self, client: AsyncOpenAI) -> Create: ...
+    @abstractmethod
+    def body(self, request: Q) -> dict[str, Any]:
+        """What is sent."""
 
-    def body(self, request: Q_contra) -> dict[str, Any]:
-        """Arguments of `create`."""
-
-    def read(self, document: Mapping[str, Json], request: Q_contra) -> R_co:
+    @abstractmethod
+    def read(self, document: Mapping[str, Json], request: Q) -> R:
         """The reply. Raises a ProviderError where the document holds none that a label could rest on."""
+
+    def served(self, document: Mapping[str, Json]) -> str:
+        """The model as the host names it."""
+        model = document.get("model")
+        return model if isinstance(model, str) and model else self.host.model
 
 
 # --- log-probabilities ------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Completions:
+class _NextToken(Route[NextTokenRequest, NextTokenReply]):
+    """A route that lists candidates for one token."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def listed(self, document: Mapping[str, Json]) -> tuple[Candidate, ...]:
+        """The candidates as they would continue a completion prompt, best first."""
+
+    def read(self, document: Mapping[str, Json], request: NextTokenRequest) -> NextTokenReply:
+        del request
+        candidates = self.listed(document)
+        return NextTokenReply(candidates, floor_nats(candidates), openai_usage(document), self.served(document))
+
+
+class Completions(_NextToken):
     """`/completions`: one token after a text."""
 
-    manner: Manner
-    host: Host
-
-    @property
-    def settings(self) -> Mapping[str, Json]:
-        return {"top_k": self.manner.top_k, "temperature": 0}
-
-    def create(self, client: AsyncOpenAI) -> Create:
-        return client.completions.with_raw_response.create
+    __slots__ = ()
+    path = "/completions"
 
     def body(self, request: NextTokenRequest) -> dict[str, Any]:
         return _completion(self.manner, request.prompt, request.continuation)
 
-    def read(self, document: Mapping[str, Json], request: NextTokenRequest) -> NextTokenReply:
-        del request
-        candidates = top_candidates(_logprobs(document, self.host), self.host)
-        return _next_token(candidates, openai_usage(document), _served(document, self.host))
+    def listed(self, document: Mapping[str, Json]) -> tuple[Candidate, ...]:
+        return top_candidates(_logprobs(document, self.host), self.host)
 
 
-@dataclass(frozen=True, slots=True)
-class Echo:
+class Echo(Route[SequenceRequest, SequenceReply]):
     """`/completions` with `echo`: every label position of a text at once."""
 
-    manner: Manner
-    host: Host
-
-    @property
-    def settings(self) -> Mapping[str, Json]:
-        return Completions(self.manner, self.host).settings
-
-    def create(self, client: AsyncOpenAI) -> Create:
-        return client.completions.with_raw_response.create
+    __slots__ = ()
+    path = "/completions"
 
     def body(self, request: SequenceRequest) -> dict[str, Any]:
         return {**_completion(self.manner, request.prompt), "echo": True}
 
     def read(self, document: Mapping[str, Json], request: SequenceRequest) -> SequenceReply:
         positions = echoed_positions(_first_choice(document, self.host).get("logprobs"), request, self.host)
-        return SequenceReply(positions, openai_usage(document), _served(document, self.host))
+        return SequenceReply(positions, openai_usage(document), self.served(document))
 
 
-@dataclass(frozen=True, slots=True)
-class Chat:
+class Chat(_NextToken):
     """`/chat/completions`: the first token of an answer."""
 
-    manner: Manner
-    host: Host
+    __slots__ = ()
+    path = "/chat/completions"
 
     @property
     def settings(self) -> Mapping[str, Json]:
         return {"top_k": self.manner.top_k, "temperature": 0, "reasoning_effort": self.manner.reasoning_effort}
-
-    def create(self, client: AsyncOpenAI) -> Create:
-        return client.chat.completions.with_raw_response.create
 
     def body(self, request: NextTokenRequest) -> dict[str, Any]:
         return {
@@ -171,25 +170,15 @@ class Chat:
             "top_logprobs": self.manner.top_k,
         }
 
-    def read(self, document: Mapping[str, Json], request: NextTokenRequest) -> NextTokenReply:
-        del request
-        listed = top_candidates(_logprobs(document, self.host), self.host)
-        return _next_token(_as_continuations(listed), openai_usage(document), _served(document, self.host))
+    def listed(self, document: Mapping[str, Json]) -> tuple[Candidate, ...]:
+        return tuple(map(as_continuation, top_candidates(_logprobs(document, self.host), self.host)))
 
 
-@dataclass(frozen=True, slots=True)
-class Responses:
+class Responses(Chat):
     """`/responses`: the first token of an answer. Nothing is stored at the host."""
 
-    manner: Manner
-    host: Host
-
-    @property
-    def settings(self) -> Mapping[str, Json]:
-        return {"top_k": self.manner.top_k, "temperature": 0, "reasoning_effort": self.manner.reasoning_effort}
-
-    def create(self, client: AsyncOpenAI) -> Create:
-        return client.responses.with_raw_response.create
+    __slots__ = ()
+    path = "/responses"
 
     def body(self, request: NextTokenRequest) -> dict[str, Any]:
         effort = self.manner.reasoning_effort
@@ -205,13 +194,11 @@ class Responses:
             **self.manner.cache_key(request.prompt),
         }
 
-    def read(self, document: Mapping[str, Json], request: NextTokenRequest) -> NextTokenReply:
-        del request
+    def listed(self, document: Mapping[str, Json]) -> tuple[Candidate, ...]:
         content = _answered(document, self.host).get("logprobs")
         if not isinstance(content, list) or not content:
             raise silent(self.host)
-        listed = chat_candidates(content, self.host)
-        return _next_token(_as_continuations(listed), input_usage(document), _served(document, self.host))
+        return tuple(map(as_continuation, chat_candidates(content, self.host)))
 
 
 def _answered(document: Mapping[str, Json], host: Host) -> Mapping[str, Json]:
@@ -231,20 +218,30 @@ def _answered(document: Mapping[str, Json], host: Host) -> Mapping[str, Json]:
 # --- choices ----------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Decisions:
+class _Choice(Route[ChoiceRequest, ChoiceReply]):
+    """A route that answers with labels or their probabilities."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def shares(self, document: Mapping[str, Json], request: ChoiceRequest) -> tuple[float, ...]:
+        """One for each label. Raises OutOfReachError for an answer that says nothing of them."""
+
+    def read(self, document: Mapping[str, Json], request: ChoiceRequest) -> ChoiceReply:
+        read = partial(self.shares, document, request)
+        return choices.replied(read, openai_usage(document), self.served(document))
+
+
+class Decisions(_Choice):
     """`/decisions`: the probabilities that the host states for the labels. They are a product's calibrated
     probabilities and no log-likelihoods. One question a request, since another has other demonstrations."""
 
-    manner: Manner
-    host: Host
+    __slots__ = ()
+    path = "/decisions"
 
     @property
     def settings(self) -> Mapping[str, Json]:
         return {}
-
-    def create(self, client: AsyncOpenAI) -> Create:
-        return client.decisions.with_raw_response.create
 
     def body(self, request: ChoiceRequest) -> dict[str, Any]:
         names = choices.names(request.labels)
@@ -258,11 +255,7 @@ class Decisions:
             **self.manner.cache_key(request.prompt),
         }
 
-    def read(self, document: Mapping[str, Json], request: ChoiceRequest) -> ChoiceReply:
-        read = partial(self._shares, document, request)
-        return choices.replied(read, input_usage(document), _served(document, self.host))
-
-    def _shares(self, document: Mapping[str, Json], request: ChoiceRequest) -> tuple[float, ...]:
+    def shares(self, document: Mapping[str, Json], request: ChoiceRequest) -> tuple[float, ...]:
         answers = objects(document.get("answers"))
         if len(answers) != 1:
             raise self.host.incapable(f"the reply has {len(answers)} answers to one question")
@@ -290,19 +283,15 @@ def _share(value: Json, host: Host) -> float:
     return float(value)
 
 
-@dataclass(frozen=True, slots=True)
-class Votes:
+class Votes(_Choice):
     """`/chat/completions` held to one of the labels: one answer, to be counted."""
 
-    manner: Manner
-    host: Host
+    __slots__ = ()
+    path = "/chat/completions"
 
     @property
     def settings(self) -> Mapping[str, Json]:
         return {"temperature": 1, "reasoning_effort": self.manner.reasoning_effort}
-
-    def create(self, client: AsyncOpenAI) -> Create:
-        return client.chat.completions.with_raw_response.create
 
     def body(self, request: ChoiceRequest) -> dict[str, Any]:
         schema = {"name": "answer", "strict": True, "schema": choices.answer_schema(request.labels)}
@@ -313,11 +302,7 @@ class Votes:
             "response_format": {"type": "json_schema", "json_schema": schema},
         }
 
-    def read(self, document: Mapping[str, Json], request: ChoiceRequest) -> ChoiceReply:
-        read = partial(self._shares, document, request)
-        return choices.replied(read, openai_usage(document), _served(document, self.host))
-
-    def _shares(self, document: Mapping[str, Json], request: ChoiceRequest) -> tuple[float, ...]:
+    def shares(self, document: Mapping[str, Json], request: ChoiceRequest) -> tuple[float, ...]:
         choice = _first_choice(document, self.host)
         message = choice.get("message")
         said = message if isinstance(message, dict) else {}
@@ -360,16 +345,6 @@ def unwilling(host: Host, said: str) -> CapabilityError:
     )
 
 
-def input_usage(document: Mapping[str, Json]) -> Usage:
-    """The `usage` object of the newer routes (`input_tokens` includes the cached ones); None for what is not stated."""
-    usage = document.get("usage")
-    if not isinstance(usage, dict):
-        return Usage()
-    details = usage.get("input_tokens_details")
-    cached = details.get("cached_tokens") if isinstance(details, dict) else None
-    return Usage(count(usage.get("input_tokens")), count(cached), count(usage.get("output_tokens")))
-
-
 def _completion(manner: Manner, prompt: Prompt, continuation: str = "") -> dict[str, Any]:
     text = prompt.text + continuation
     if not text:
@@ -386,15 +361,6 @@ def _turns(request: NextTokenRequest, host: Host) -> list[dict[str, str]]:
     return chat_messages(request.prompt, choices.one_word(request.prompt, request.wanted))
 
 
-def _as_continuations(candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:
-    """An answer's first words as they would continue a completion prompt: with the space that a turn leaves out."""
-    return tuple(map(as_continuation, candidates))
-
-
-def _next_token(candidates: tuple[Candidate, ...], usage: Usage, model: str) -> NextTokenReply:
-    return NextTokenReply(candidates, floor_nats(candidates), usage, model)
-
-
 def _first_choice(document: Mapping[str, Json], host: Host) -> Mapping[str, Json]:
     found = objects(document.get("choices"))
     if not found:
@@ -407,9 +373,3 @@ def _logprobs(document: Mapping[str, Json], host: Host) -> Json:
     if not logprobs:
         raise silent(host)
     return logprobs
-
-
-def _served(document: Mapping[str, Json], host: Host) -> str:
-    """The model as the host names it."""
-    model = document.get("model")
-    return model if isinstance(model, str) and model else host.model

@@ -9,7 +9,7 @@ whole sequence of labels: the prompt's log-probs stand apart from the generated 
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import httpx
@@ -129,15 +129,15 @@ class Together:
         await self._client.close()
 
     async def _next_token(self, request: NextTokenRequest) -> NextTokenReply:
-        ask = self._complete if self._route == "completions" else self._chat
-        document = await self._document(ask(request))
+        chat = self._route == "chat"
+        document = await (self._chat(request) if chat else self._completion(request.prompt.text + request.continuation))
         candidates = top_candidates(_generated(document, self._host), self._host)
-        if self._route == "chat":
+        if chat:
             candidates = tuple(map(as_continuation, candidates))
         return NextTokenReply(candidates, floor_nats(candidates), openai_usage(document), self._served(document))
 
     async def _sequence(self, request: SequenceRequest) -> SequenceReply:
-        document = await self._document(self._completion(request.prompt.text, echo=True))
+        document = await self._completion(request.prompt.text, echo=True)
         labels = label_positions(_echoed(document, self._host), request, self._host)
         after = top_candidates(_generated(document, self._host), self._host)
         positions = (*labels, Position(after, floor_nats(after)))
@@ -147,36 +147,23 @@ class Together:
         model = document.get("model")
         return model if isinstance(model, str) and model else self.model
 
-    def _complete(self, request: NextTokenRequest) -> Awaitable[Any]:
-        return self._completion(request.prompt.text + request.continuation)
-
-    def _completion(self, prompt: str, **more: Any) -> Awaitable[Any]:
+    async def _completion(self, prompt: str, **more: Json) -> Mapping[str, Json]:
         if not prompt:
             raise ValueError("an empty prompt has no next token")
-        create: Callable[..., Awaitable[Any]] = self._client.completions.with_raw_response.create
-        return create(model=self.model, prompt=prompt, max_tokens=1, temperature=0, logprobs=self._top_k, **more)
+        return await self._asked("completions", prompt=prompt, **more)
 
-    def _chat(self, request: NextTokenRequest) -> Awaitable[Any]:
+    async def _chat(self, request: NextTokenRequest) -> Mapping[str, Json]:
         refuse_continuation(request, self._host, "or --route completions")
-        return self._client.chat.completions.with_raw_response.create(
-            model=self.model,
-            messages=cast(Any, chat_messages(request.prompt, one_word(request.prompt, request.wanted))),
-            max_tokens=1,
-            temperature=0,
-            logprobs=self._top_k,
-        )
+        messages = chat_messages(request.prompt, one_word(request.prompt, request.wanted))
+        return await self._asked("chat/completions", messages=messages)
 
-    async def _document(self, answer: Awaitable[Any]) -> Mapping[str, Json]:
-        """The decoded body. Raw responses: the SDK's objects know neither of the shapes that the host sends."""
+    async def _asked(self, path: str, **more: Any) -> Mapping[str, Json]:
+        """The reply to a request for one token."""
         import together
 
-        try:
-            response = (await answer).http_response
-        except together.APIStatusError as error:
-            response = error.response
-        except together.APIConnectionError as error:
-            raise self._host.unreachable(error.__cause__ or error) from None
-        return self._host.mapping(response)
+        body = {"model": self.model, "max_tokens": 1, "temperature": 0, "logprobs": self._top_k, **more}
+        answer = self._client.post(f"{_VERSION_PATH}/{path}", cast_to=httpx.Response, body=body)
+        return await self._host.mapping_by(together, answer)
 
 
 def _check(route: str, top_k: int, echo: bool | None) -> None:

@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import json
 import math
 from typing import Any
 
@@ -206,6 +207,22 @@ def test_a_broken_body_is_transient(body):
 def test_a_reply_that_is_no_object_is_refused(body):
     with pytest.raises(TransientError):
         a_host().mapping(httpx2.Response(200, content=body))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"half of a pair": "\\ud83d", "whole": "\\ud83d\\ude00"}',
+        b'{"a": NaN, "b": -Infinity, "c": 1e999, "d": -0, "e": -0.0}',
+        b'{"a": -0.12345678901234567, "b": 5e-324, "c": 1.7976931348623157e308}',
+        b'{"a": 1, "a": 2, "many digits": ' + b"9" * 400 + b"}",
+        '{"a": "ü"}'.encode("utf-16"),
+        b'\xef\xbb\xbf{"a": 1}',
+        b'{"deep": ' + b"[" * 300 + b"]" * 300 + b"}",
+    ],
+)
+def test_an_odd_document_is_read_as_the_standard_library_reads_it(body):
+    assert repr(a_host().document(httpx2.Response(200, content=body))) == repr(json.loads(body))
 
 
 def test_an_unreachable_host_is_transient_and_says_where_and_what_to_do():

@@ -159,9 +159,13 @@ async def test_the_key_is_sent_and_never_shown(server, open_adapter, answer):
 async def test_nothing_from_the_environment_is_sent_to_the_host(server, open_adapter, monkeypatch):
     for name in ("OPENAI_API_KEY", "OPENAI_ADMIN_KEY", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID"):
         monkeypatch.setenv(name, "from-the-environment")
+    stranger = "X-Custom: from-the-environment\nAuthorization: Bearer from-the-environment"
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", stranger)
     server.answer(ROUTES["completions"], a_reply(LEGACY))
     await ask(open_adapter())
-    assert "from-the-environment" not in str(server.asked[0].headers)
+    await ask(open_adapter(api_key=KEY))
+    assert "from-the-environment" not in str([asked.headers for asked in server.asked])
+    assert server.asked[1].headers["authorization"] == f"Bearer {KEY}"
 
 
 async def test_a_redirect_is_not_followed(server, open_adapter, answer):
