@@ -84,6 +84,8 @@ def audit(
 
 def _ask(loaded: LoadedRun, asked: Sequence[int]) -> dict[int, int]:
     """The answers of the person at the terminal, a key each."""
+    from icm_api.run.audit import shown_text
+
     if not sys.stdin.isatty():
         raise ConfigError("nobody can answer here, as this is no terminal: use --csv FILE, then --answers FILE")
     names = loaded.job.label_names
@@ -93,7 +95,7 @@ def _ask(loaded: LoadedRun, asked: Sequence[int]) -> dict[int, int]:
     menu = "  ".join(f"[{key}] {names[label]}" for key, label in keys.items())
     answers = {}
     for number, i in enumerate(asked, start=1):
-        talk(f"\n{number} of {len(asked)}\n{loaded.job.texts[i]}\n{menu}  [{SKIP}] skip  [{STOP}] stop")
+        talk(f"\n{number} of {len(asked)}\n{shown_text(loaded.job, i)}\n{menu}  [{SKIP}] skip  [{STOP}] stop")
         key = _key({*keys, SKIP, STOP})
         if key == STOP:
             break
@@ -115,7 +117,7 @@ def _key(known: set[str]) -> str:
 def _show(found: Audit) -> None:
     whole = found.whole
     click.echo(
-        f"accuracy {whole.accuracy:.3f} (95 % interval {whole.low:.3f} to {whole.high:.3f}) of {whole.labels} labels, "
+        f"accuracy {whole.accuracy:.3f} (95% interval {whole.low:.3f} to {whole.high:.3f}) of {whole.labels} labels, "
         f"from {whole.answered} answers"
     )
     if found.recommended is None:

@@ -18,6 +18,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 
 from icm_api.client.prices import dollars
+from icm_api.config import unused_by
 from icm_api.core.diagnose import label_shares
 from icm_api.providers.registry import ProviderEntry
 from icm_api.run import runner
@@ -123,7 +124,7 @@ def describe(summary: Summary) -> str:
     """The end of a run in a few lines."""
     lines = [
         f"{summary.labelled} of {summary.examples} examples labelled{_but(summary)} "
-        f"({summary.stop_reason}, {summary.wall_s:.1f} s): " + _shares(summary.label_shares),
+        f"({summary.stop_reason}, {summary.wall_s:.1f} s)" + _given(summary),
         f"U = {summary.utility:.2f}; a label is predicted at {summary.predictability_nats:.3f} nats on average"
         + (f", its text tells {summary.information_nats:.3f}" if summary.information_nats is not None else "")
         + f"; {summary.violations} relations broken, {summary.forced} labels changed by one"
@@ -137,12 +138,12 @@ def describe(summary: Summary) -> str:
     if summary.accuracy is not None:
         lines.append(
             f"accuracy {summary.accuracy:.3f} on {summary.accuracy_n} gold labels "
-            f"(95 % interval {summary.accuracy_low:.3f} to {summary.accuracy_high:.3f}), "
+            f"(95% interval {summary.accuracy_low:.3f} to {summary.accuracy_high:.3f}), "
             f"calibration error {summary.calibration_error:.3f}"
             + ("; made with the gold labels: a ceiling" if summary.used_gold else "")
         )
     lines += [f"warning: {warning}" for warning in summary.warnings]
-    lines.append(f"verdict: {summary.verdict}")
+    lines.append(_verdict(summary))
     return "\n".join([*lines, f"labels: {summary.out}"])
 
 
@@ -150,6 +151,20 @@ def _but(summary: Summary) -> str:
     """Of the labelled, those that a person gave; of the others, those that are below the wanted confidence."""
     pinned = f", {summary.pinned} of them pinned" if summary.pinned else ""
     return pinned + (f", {summary.abstained} left unlabelled as too unsure" if summary.abstained else "")
+
+
+def _given(summary: Summary) -> str:
+    """Shares of the labels that were given."""
+    if not summary.labelled:
+        return ""
+    return (": of those labelled " if summary.labelled < summary.examples else ": ") + _shares(summary.label_shares)
+
+
+def _verdict(summary: Summary) -> str:
+    """With what gold says, where it does not agree."""
+    return f"verdict: {summary.verdict}" + (
+        f" (made without gold)\nbut {summary.against_gold}" if summary.against_gold else ""
+    )
 
 
 def _plan_and_made(summary: Summary) -> str:
@@ -254,7 +269,8 @@ def show_run(info: RunInfo, as_json: bool) -> None:
         click.echo(json.dumps({**info.as_json(), "manifest": asdict(info.manifest), "summary": info.summary}))
         return
     spent, manifest = info.state.spent, info.manifest
-    settings = {**manifest.config, **info.state.limits}
+    unused = unused_by(manifest.config["method"])
+    settings = {name: value for name, value in {**manifest.config, **info.state.limits}.items() if name not in unused}
     stopped = f" ({info.state.stop_reason})" if info.state.stop_reason else ""
     click.echo(f"{info.path}: {info.status}{stopped}, begun {manifest.begun} with icm-api {manifest.version}")
     click.echo(f"{info.state.steps} steps in {info.state.wall_s:.1f} s, {info.state.labelled} examples labelled")

@@ -15,6 +15,8 @@ from icm_api.cli.waiting import printable, talk
 from icm_api.errors import ConfigError, IcmError
 
 if TYPE_CHECKING:
+    from markupsafe import Markup
+
     from icm_api.report.page import ReportRow
     from icm_api.run.job import Job
     from icm_api.run.load import LoadedRun
@@ -30,12 +32,12 @@ _PATH = click.Path(path_type=Path)
 @click.argument("run_name", metavar="RUN", shell_complete=complete_run)
 @click.option("--out", type=_PATH, help=f"File to write (default: {REPORT} in the run folder).")
 @click.option("--beside", multiple=True, metavar="RUN", help="Another run over the same data, to stand beside it.")
-@click.option("--charts", type=_PATH, metavar="FOLDER", help="Write the charts as SVG files too.")
+@click.option("--charts", type=_PATH, metavar="FOLDER", help="Write the charts as SVG and PNG files too.")
 @click.option("--data", help="Where the data are now, if they were moved; what they hold must be the same.")
 def report(run_name: str, out: Path | None, beside: Sequence[str], charts: Path | None, data: str | None) -> None:
     """Write a page about RUN: one file that needs no network.
 
-    RUN is a run folder or its name under runs/.
+    RUN is a run folder or its name under runs/. Charts as PNG need the extra `png`.
     """
     found = _load(run_name, data)
     others = [_summary(_load(name, data)) for name in beside]
@@ -101,33 +103,54 @@ def _write_page(
     chart_folder: Path | None = None,
 ) -> None:
     from icm_api.data.writers import write_text
-    from icm_api.report.charts import standalone
     from icm_api.report.page import Report, charts, render
 
     title = f"{job.task.name} · {Path(job.config.data).name}"
     page = Report(title, summary, _rows(job, rows), journal, settings, others)
     write_text(path, render(page))
     if chart_folder is not None:
-        chart_folder.mkdir(parents=True, exist_ok=True)
-        for name, chart in charts(page).items():
-            write_text(chart_folder / f"{name.replace(' ', '-')}.svg", standalone(chart))
+        _write_charts(chart_folder, charts(page))
+
+
+def _write_charts(folder: Path, charts: Mapping[str, Markup]) -> None:
+    """Each as SVG, and as PNG where that can be drawn."""
+    from icm_api.data.writers import write_text
+    from icm_api.report.charts import standalone
+    from icm_api.report.png import GET_PNG, can_draw, png
+
+    files = {folder / f"{name.replace(' ', '-')}.svg": standalone(chart) for name, chart in charts.items()}
+    for path, svg in files.items():
+        write_text(path, svg)
+    if not can_draw():
+        talk(f"notice: the charts in {folder} are SVG only; for PNG too: {GET_PNG}")
+        return
+    for path, svg in files.items():
+        _write_bytes(path.with_suffix(".png"), png(svg))
+
+
+def _write_bytes(path: Path, content: bytes) -> None:
+    try:
+        path.write_bytes(content)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written: {error.strerror}") from error
 
 
 def _rows(job: Job, rows: Sequence[LabelRow]) -> list[ReportRow]:
     from icm_api.report.page import ReportRow
+    from icm_api.run.audit import shown_text
 
     gold = job.dataset.gold or (None,) * len(rows)
     return [
         ReportRow(
             row.id,
-            "\n".join(example.fields.values()),
+            shown_text(job, i),
             row.label,
             row.confidence,
             None if right is None else job.label_names[right],
             row.forced_by,
             row.pinned,
         )
-        for example, row, right in zip(job.examples, rows, gold, strict=True)
+        for i, (row, right) in enumerate(zip(rows, gold, strict=True))
     ]
 
 

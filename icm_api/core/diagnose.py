@@ -1,7 +1,8 @@
 """Does a labelling deserve trust? Judged without gold, each sign with its evidence.
 
 Coherent is not true: a model can agree with itself on the wrong concept. So nothing here proves labels right; the signs
-name the known ways in which they are wrong, and what to look at.
+name the known ways in which they are wrong, and what to look at. Where some gold is known, `against_gold` says what it
+says beside the verdict: a verdict that took it in could not be judged by it.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ AGAINST_OWN_MEANING = 0.4
 LEAST_OF_OWN_MEANING = 8
 """Examples: with fewer such a share is chance."""
 
-SignName = Literal["collapse", "no concept", "instability", "polarity", "surface", "thin mass"]
+SignName = Literal["collapse", "no concept", "instability", "polarity", "surface", "thin mass", "unfinished"]
 Level = Literal["failed", "doubtful"]
 Verdict = Literal["healthy", "doubtful", "failed"]
 
@@ -58,6 +59,10 @@ class Evidence:
     """Mean share of equal labels over pairs of restarts."""
     own_meaning: Sequence[int | None] | None = None
     """Labels after random demonstrations: what the label words themselves mean to the model."""
+    cut_short: str | None = None
+    """What stopped the search before its end; None: nothing did."""
+    settled: bool = False
+    """No label would have changed any more (`icm_api.core.step.Labelling.settled`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +79,31 @@ class Diagnosis:
 
 def diagnose(evidence: Evidence) -> Diagnosis:
     """All signs against a labelling; none of them looks at gold."""
+    signs: tuple[Sign | None, ...]
     if collapsed(evidence.labels, len(evidence.label_names)):
-        return Diagnosis((_collapse(evidence),))  # it explains all the others
-    signs = (_no_concept(evidence), _instability(evidence), _polarity(evidence), _surface(evidence), _mass(evidence))
-    return Diagnosis(tuple(sign for sign in signs if sign is not None))
+        signs = (_collapse(evidence),)  # it explains all that the labels show
+    else:
+        signs = tuple(find(evidence) for find in (_no_concept, _instability, _polarity, _surface, _mass))
+    return Diagnosis(tuple(sign for sign in (*signs, _unfinished(evidence)) if sign is not None))
+
+
+def against_gold(right: float, low: float, high: float, *, rival: str, rival_right: float) -> str | None:
+    """What gold labels say against a labelling of which the share `right` agrees with them (95% interval `low` to
+    `high`), in a sentence: `rival` takes no such labelling, and agrees with `rival_right` of the same gold.
+
+    None where the labelling is better than that beyond chance.
+    """
+    if low > rival_right:
+        return None
+    found = f"{right:.1%} of the labels agree with it (95% interval {low:.1%} to {high:.1%})"
+    told = f"{found}; {rival} would agree with {rival_right:.1%}"
+    if high < rival_right:
+        return f"gold disagrees with these labels: {told}"
+    return (
+        f"gold does not bear these labels out: {told}"
+        if right <= rival_right
+        else f"gold is too little to tell: {told}"
+    )
 
 
 def label_shares(labels: Sequence[int | None], n_labels: int) -> tuple[float, ...]:
@@ -179,4 +205,17 @@ def _mass(evidence: Evidence) -> Sign | None:
         "doubtful",
         f"the labels hold only {median:.1%} of the model's probability (median): it would rather write something else; "
         "use label words that continue the prompt naturally",
+    )
+
+
+def _unfinished(evidence: Evidence) -> Sign | None:
+    missing = list(evidence.labels).count(None)
+    if evidence.cut_short is None or (evidence.settled and not missing):
+        return None
+    without = f"{missing} of {len(evidence.labels)} examples have no label" if missing else "they are the best so far"
+    return Sign(
+        "unfinished",
+        "doubtful",
+        f"the run stopped early ({evidence.cut_short}), before its labels had settled: {without}; let it go "
+        "on, or give it more",
     )

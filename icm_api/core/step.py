@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -21,7 +21,7 @@ class Labelling:
 
     labels: tuple[int | None, ...]
     """Index of each example's label; None: not labelled."""
-    scores: tuple[LabelScore | None, ...]
+    scores: Sequence[LabelScore | None]
     """Per example: the probabilities its label was chosen by, relations aside."""
     utility: Utility
     information_nats: float | None = None
@@ -30,6 +30,8 @@ class Labelling:
     """Mean share of equal labels over pairs of restarts; None for a method without, or with a single one."""
     own_meaning: tuple[int | None, ...] | None = None
     """Labels after random demonstrations: what the label words themselves mean to the model; None: not asked."""
+    settled: bool = False
+    """The search would change none of them any more, even where it has not come to its end."""
 
     @classmethod
     def of(
@@ -41,22 +43,24 @@ class Labelling:
         alpha: float = ALPHA,
         objective: Objective = "mean",
     ) -> Labelling:
-        """A labelling with its utility and information measured."""
+        """A labelling with its utility and information measured. `scores` are kept as they are."""
         violated = [problem.relations[k] for k in broken(problem.relations, labels)]
         value = utility(labels, scores, violated, alpha=alpha, objective=objective)
-        return cls(tuple(labels), tuple(scores), value, information_of(labels, scores))
+        return cls(tuple(labels), scores, value, information_of(labels, scores))
 
 
 def information_of(labels: Sequence[int | None], scores: Sequence[LabelScore | None]) -> float | None:
     """`icm_api.core.calibrate.information` over the examples that have both a label and a score; None without any."""
-    pairs = [
-        (label, score.logprobs_nats)
-        for label, score in zip(labels, scores, strict=True)
-        if label is not None and score is not None
-    ]
-    if not pairs:
-        return None
-    return information(np.array([logprobs for _, logprobs in pairs]), [label for label, _ in pairs])
+    chosen: list[int] = []
+
+    def logprobs() -> Iterator[float]:
+        for label, score in zip(labels, scores, strict=True):
+            if label is not None and score is not None:
+                chosen.append(label)
+                yield from score.logprobs_nats
+
+    found = np.fromiter(logprobs(), dtype=np.float64)
+    return information(found.reshape(len(chosen), -1), chosen) if chosen else None
 
 
 class Step(Protocol):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 from icm_api.report.charts import Line
@@ -11,12 +12,12 @@ from icm_api.report.charts import Line
 MOST_POINTS = 400
 """Of a line: more cannot be seen."""
 SHOWN = {
-    "information": ("information_nats",),
-    "utility": ("utility",),
-    "temperature": ("temperature",),
-    "broken rules": ("violations",),
+    "information": "information_nats",
+    "utility": "utility",
+    "temperature": "temperature",
+    "broken rules": "violations",
 }
-"""Name of a chart -> column of the journal."""
+"""Name of a chart -> column of the journal. Nothing is drawn of a column that is 0 throughout."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +32,17 @@ def course_of(journal: Sequence[Mapping[str, Any]], gold: Mapping[str, str]) -> 
     """`journal`: its lines; `gold`: label by example, empty without gold (accuracy is then left out)."""
     in_passes = any("pass" in line for line in journal)
     charts: dict[str, list[Line]] = {
-        name: _lines(journal, column) for name, (column,) in SHOWN.items() if any(column in line for line in journal)
+        name: _lines(journal, column) for name, column in SHOWN.items() if any(line.get(column) for line in journal)
     }
     if gold:
         charts["accuracy"] = _grouped(_accuracies(journal, gold))
-    charts["changed labels"] = _grouped((where, x, float(len(line["changed"]))) for where, x, line in _placed(journal))
-    return Course("pass" if in_passes else "step", {name: lines for name, lines in charts.items() if lines})
+    changes = _grouped((where, x, float(len(line["changed"]))) for where, x, line in _placed(journal))
+    if in_passes:
+        charts["changed labels"] = changes
+    else:
+        charts["changes so far"] = [Line(line.name, _summed(line.points)) for line in changes]
+    thin = {name: [Line(line.name, _thinned(line.points)) for line in lines] for name, lines in charts.items() if lines}
+    return Course("pass" if in_passes else "step", thin)
 
 
 def _lines(journal: Sequence[Mapping[str, Any]], column: str) -> list[Line]:
@@ -60,10 +66,15 @@ def _grouped(points: Iterator[tuple[str, float, float]]) -> list[Line]:
     courses: dict[str, list[tuple[float, float]]] = {}
     for where, x, y in points:
         courses.setdefault(where, []).append((x, y))
-    return [Line(name, _thinned(course)) for name, course in courses.items()]
+    return [Line(name, course) for name, course in courses.items()]
 
 
-def _thinned(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+def _summed(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Steps change one label or none: only their sum shows when a search comes to rest."""
+    return list(zip((x for x, _ in points), accumulate(y for _, y in points), strict=True))
+
+
+def _thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     stride = -(-len(points) // MOST_POINTS)
     return [*points[:-1:stride], points[-1]]
 

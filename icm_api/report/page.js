@@ -7,6 +7,8 @@
   const byId = (id) => document.getElementById(id);
   const windowed = byId("window"), space = byId("space"), detail = byId("detail");
   const folded = data.text.map((text, k) => (data.id[k] + "\n" + text).toLowerCase());
+  const short = (id) => (id.length > 22 ? `${id.slice(0, 8)}…${id.slice(-12)}` : id); // ids often differ at the end
+  const percent = (share) => `${(100 * share).toFixed(1)}%`;
   const name = (k) => (k === null ? "" : data.names[k]);
   const sorting = { column: null, down: false };
   let shown = [], open = null;
@@ -16,6 +18,13 @@
     option.textContent = option.value = label;
     byId("label").append(option);
   }
+
+  // Columns are as wide as the longest of their values, within reason.
+  const wide = (values, least, most) =>
+    `${Math.min(most, Math.max(least, ...new Set(values.map((value) => value.length))) + 2)}ch`;
+  byId("table").style.setProperty("--id", wide(data.id, 8, 22));
+  byId("table").style.setProperty("--label", wide(data.names, 8, 18));
+  if (data.gold.some((k) => k !== null)) byId("table").style.setProperty("--gold", wide(data.names, 6, 18));
 
   const kinds = {
     "": () => true,
@@ -65,8 +74,8 @@
     made.dataset.example = k;
     const sure = data.confidence[k];
     made.append(
-      cell(data.id[k]), cell(name(data.label[k])), cell(sure === null ? "" : `${(100 * sure).toFixed(1)} %`),
-      cell(name(data.gold[k]), kinds.wrong(k) ? "wrong" : ""), cell(data.text[k]));
+      cell(short(data.id[k]), "id"), cell(name(data.label[k])), cell(sure === null ? "" : percent(sure)),
+      cell(name(data.gold[k]), kinds.wrong(k) ? "gold wrong" : "gold"), cell(data.text[k]));
     return made;
   }
 
@@ -79,9 +88,11 @@
 
   function show(k) {
     open = k;
+    const sure = data.confidence[k] === null ? "" : `, ${percent(data.confidence[k])}`;
+    const gold = data.gold[k] === null ? "" : `; gold: ${name(data.gold[k])}`;
     const cut = data.text[k].length >= data.longest ? " […]" : "";
     const forced = data.forced[k] ? `\n\ndecided by a rule: ${data.forced[k]}` : "";
-    detail.textContent = `${data.id[k]}\n\n${data.text[k]}${cut}${forced}`;
+    detail.textContent = `${data.id[k]}: ${name(data.label[k]) || "no label"}${sure}${gold}\n\n${data.text[k]}${cut}${forced}`;
     draw();
   }
 

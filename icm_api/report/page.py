@@ -13,6 +13,7 @@ from typing import Any
 from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup
 
+from icm_api.core.diagnose import against_gold
 from icm_api.report.charts import bar_chart, line_chart, reliability_chart
 from icm_api.report.course import Course, course_of
 
@@ -23,8 +24,23 @@ LONGEST_TEXT = 2_000
 EXTREMES = 8
 """Of the most and of the least certain examples."""
 BINS = 10
+ZERO_SHOT = "zero-shot"
 UNIT_RANGE = {"accuracy"}
 """Charts whose values lie between 0 and 1."""
+COUNTS = {"changed labels", "changes so far", "broken rules"}
+"""Charts whose values begin at 0."""
+TITLES = {
+    "information": "information: what texts tell of labels, in nats",
+    "utility": "utility U: predictability less broken rules",
+    "temperature": "temperature of the search",
+    "broken rules": "rules broken",
+    "accuracy": "accuracy: share that agrees with gold",
+    "changed labels": "labels that changed",
+    "changes so far": "changes of labels so far, tried or made",
+    "confidence": "examples by confidence",
+    "reliability": "share that agrees with gold, by confidence",
+}
+"""Of each chart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +85,14 @@ def render(report: Report) -> str:
         summary=report.summary,
         notes=_notes(report.summary),
         verdict=(report.summary["verdict"], VERDICTS[report.summary["verdict"]]),
+        gold_says=_gold_says(report),
+        has_gold=any(row.gold is not None for row in report.rows),
         charts=charts(report),
+        titles=TITLES,
         certain=_extremes(report.rows, most=True),
         doubtful=_extremes(report.rows, most=False),
-        forced=[row for row in report.rows if row.forced_by][:EXTREMES],
+        forced=[row for row in report.rows if row.forced_by and row.label is not None],
+        shown=EXTREMES,
         compared=[report.summary, *report.others] if report.others else [],
         settings=json.dumps(dict(report.settings), indent=2, ensure_ascii=False, default=str),
     )
@@ -85,9 +105,10 @@ def charts(report: Report) -> Mapping[str, Markup]:
     drawn = {name: _course_chart(name, course) for name in course.charts}
     confidences = [row.confidence for row in report.rows if row.confidence is not None]
     if confidences:
-        drawn["confidence"] = bar_chart("confidence", _histogram(confidences), low=0, high=1, x_label="confidence")
+        histogram = _histogram(confidences)
+        drawn["confidence"] = bar_chart(TITLES["confidence"], histogram, low=0, high=1, x_label="confidence")
     if bins := reliability_bins(report.rows):
-        drawn["reliability"] = reliability_chart("share that is right", bins)
+        drawn["reliability"] = reliability_chart(TITLES["reliability"], bins)
     return drawn
 
 
@@ -110,6 +131,17 @@ VERDICTS = {
     "doubtful": "There are signs to look at before you use these labels.",
     "healthy": "Judged without gold, nothing speaks against these labels. Coherent is not yet true: look at some.",
 }
+
+
+def _gold_says(report: Report) -> list[str]:
+    """What gold, and zero-shot beside this run, say against the labels. The verdict does not know it."""
+    found = [report.summary[name] for name in ("accuracy", "accuracy_low", "accuracy_high")]
+    beside = [
+        against_gold(*found, rival=f"zero-shot (run {other['run_id']})", rival_right=other["accuracy"])
+        for other in report.others
+        if other["method"] == ZERO_SHOT and None not in (*found, other["accuracy"]) and found[-1] < other["accuracy"]
+    ]
+    return [said for said in (report.summary["against_gold"], *beside) if said is not None]
 
 
 def _notes(summary: Mapping[str, Any]) -> list[str]:
@@ -163,8 +195,11 @@ def _histogram(values: Sequence[float]) -> list[float]:
 
 
 def _course_chart(name: str, course: Course) -> Markup:
+    lines = course.charts[name]
     y_range = (0.0, 1.0) if name in UNIT_RANGE else None
-    return line_chart(f"{name} by {course.x_label}", course.charts[name], x_label=course.x_label, y_range=y_range)
+    if name in COUNTS:
+        y_range = (0.0, max(1.0, *(y for line in lines for _, y in line.points)))
+    return line_chart(TITLES[name], lines, x_label=course.x_label, y_range=y_range)
 
 
 def _policy(style: str, script: str) -> str:
@@ -191,7 +226,7 @@ def _environment() -> Environment:
 
 
 def _percent(share: float | None) -> str:
-    return "–" if share is None else f"{share:.0%}" if share in (0, 1) else f"{100 * share:.1f} %"
+    return "–" if share is None else f"{share:.0%}" if share in (0, 1) else f"{share:.1%}"
 
 
 def _count(number: int | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -12,9 +13,23 @@ from icm_api.data.answers import load_answers
 from icm_api.data.exports import csv_text
 from icm_api.data.writers import write_json, write_jsonl, write_text
 from icm_api.errors import ConfigError, DataError
+from icm_api.run.job import Job
 from icm_api.run.load import LoadedRun
 
 RESULT, ANSWERS = "audit.json", "answers.jsonl"
+_NAMED_FIELD = re.compile(r"(?:\w+: )?\{(\w+)\}")
+"""Of a template: a field with its name before it, and nothing that a person must read besides."""
+
+
+def shown_text(job: Job, i: int) -> str:
+    """An example as a person reads it: its own text, or what the prompt says of it, without the words at the end that
+    only lead to the label."""
+    template, example = job.task.template.text, job.examples[i]
+    lead = template.rpartition("\n")[2].rpartition("}")[2]
+    body = template.removesuffix(lead).rstrip()
+    if named := _NAMED_FIELD.fullmatch(body):
+        return example.fields[named[1]]
+    return job.task.text(example).removesuffix(lead.rstrip()).rstrip()
 
 
 def examples_to_ask(loaded: LoadedRun, n: int, *, seed: int) -> list[int]:
@@ -33,7 +48,8 @@ def write_sheet(path: Path, loaded: LoadedRun, asked: Sequence[int]) -> None:
         raise ConfigError(f"--csv: {path} exists, and may hold answers; name another file")
     choices = " | ".join(loaded.job.label_names)
     rows = [
-        {"id": loaded.job.examples[i].id, "label": "", "text": loaded.job.texts[i], "labels": choices} for i in asked
+        {"id": loaded.job.examples[i].id, "label": "", "text": shown_text(loaded.job, i), "labels": choices}
+        for i in asked
     ]
     text, _ = csv_text(rows)
     write_text(path, text)

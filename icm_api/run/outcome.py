@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 
 from icm_api.client.meter import Snapshot
 from icm_api.config import GOLD_METHOD, RunConfig
-from icm_api.core.diagnose import Evidence, Verdict, collapsed, diagnose, label_shares
+from icm_api.core.diagnose import Evidence, Verdict, against_gold, collapsed, diagnose, label_shares
 from icm_api.core.labels import argmax_label
 from icm_api.core.problem import Problem
 from icm_api.core.relations import broken, is_broken, is_pin, pinned_labels
@@ -48,6 +50,9 @@ class LabelRow:
     pinned: bool = False
     """The label was given by a person (`--pin`), not found."""
 
+    def as_json(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.__slots__}
+
 
 @dataclass(frozen=True, slots=True)
 class Summary:
@@ -82,8 +87,12 @@ class Summary:
     broken_soft: int
     """Relations with a price that are broken."""
     label_shares: Mapping[str, float]
+    """Of the labels given: examples that were abstained from count as little as others without a label."""
     verdict: Verdict
     """What the signs that need no gold come to (`icm_api.core.diagnose`)."""
+    against_gold: str | None
+    """What gold says against the labels, in a sentence, when they agree with it no better than the commonest gold label
+    for all would, beyond chance. It is no part of the verdict. None: nothing, or there is no gold."""
     signs: tuple[Mapping[str, str], ...]
     """Each with its `name`, `level` and `evidence`; the evidence is among the warnings too."""
     agreement: float | None
@@ -147,14 +156,34 @@ def final_finding(problem: Problem, found: Labelling, config: RunConfig) -> Find
     return Finding(found, _forced(problem.relations, found.labels, found.scores))
 
 
-def label_rows(job: Job, finding: Finding) -> Iterator[LabelRow]:
-    """One by one: whoever only writes them needs no room for all."""
-    abstained, pinned = _abstained(job, finding.labelling), pinned_labels(job.problem.relations)
-    for i in range(len(job.examples)):
-        row = _row(job, finding, i)
-        if i in abstained:
+class LabelRows(Sequence[LabelRow]):
+    """A row for each example of a job, made when it is read: rows of all would take more room than all else."""
+
+    def __init__(self, job: Job, finding: Finding) -> None:
+        self._job, self._finding = job, finding
+        self._abstained, self._pinned = _abstained(job, finding.labelling), pinned_labels(job.problem.relations)
+
+    def __len__(self) -> int:
+        return len(self._job.examples)
+
+    @overload
+    def __getitem__(self, key: int) -> LabelRow: ...
+    @overload
+    def __getitem__(self, key: slice) -> tuple[LabelRow, ...]: ...
+    def __getitem__(self, key: int | slice) -> LabelRow | tuple[LabelRow, ...]:
+        places, scores = range(len(self))[key], self._finding.labelling.scores
+        if isinstance(places, int):
+            return self._row(places, scores[places])
+        return tuple(self._row(i, scores[i]) for i in places)
+
+    def __iter__(self) -> Iterator[LabelRow]:
+        return itertools.starmap(self._row, enumerate(self._finding.labelling.scores))
+
+    def _row(self, i: int, score: LabelScore | None) -> LabelRow:
+        row = _row(self._job, self._finding, i, score)
+        if i in self._abstained:
             row = replace(row, label=None, abstained=True)
-        yield replace(row, pinned=True) if i in pinned else row
+        return replace(row, pinned=True) if i in self._pinned else row
 
 
 def _abstained(job: Job, found: Labelling) -> set[int]:
@@ -192,15 +221,18 @@ def summarise(
     snapshot: Snapshot,
     *,
     about: Mapping[str, Any],
+    ended: bool = True,
     warnings: Sequence[str] = (),
 ) -> Summary:
-    """`about`: the fields that only the runner knows (run_id, out, provider, model, wall_s, stop_reason, ...)."""
+    """`about`: the fields that only the runner knows (run_id, out, provider, model, wall_s, stop_reason, ...); `ended`:
+    the method came to its end, and no limit, host or user cut it short."""
     names, found = job.label_names, finding.labelling
     abstained, pinned = _abstained(job, found), pinned_labels(job.problem.relations)
     judged = [None if i in abstained or i in pinned else label for i, label in enumerate(found.labels)]
     right, n = accuracy(job.dataset.gold, judged)
     low, high = wilson_interval(right, n) if n else (None, None)
-    diagnosis = diagnose(_evidence(job, found))
+    cut_short = about["stop_reason"] if _is_cut_short(found, about["stop_reason"], ended=ended) else None
+    diagnosis = diagnose(_evidence(job, found, cut_short))
     soft = [k for k in broken(job.problem.relations, found.labels) if job.problem.relations[k].price is not None]
     return Summary(
         method=job.config.method,
@@ -220,20 +252,53 @@ def summarise(
         information_nats=found.information_nats,
         violations=found.utility.violations,
         broken_soft=len(soft),
-        label_shares=dict(zip(names, label_shares(found.labels, len(names)), strict=True)),
+        label_shares=dict(zip(names, _shares_given(found.labels, abstained, len(names)), strict=True)),
         verdict=diagnosis.verdict,
+        against_gold=_against_gold(job, judged, right, n),
         signs=tuple(asdict(sign) for sign in diagnosis.signs),
         agreement=found.agreement,
         collapsed=collapsed(found.labels, len(names)),
         forced=len(finding.forced),
         score_kind=next((score.kind for score in found.scores if score is not None), None),
-        warnings=(*warnings, *(sign.evidence for sign in diagnosis.signs)),
+        warnings=(*warnings, *_unsaid(found, cut_short), *(sign.evidence for sign in diagnosis.signs)),
         **{name: getattr(snapshot, name) for name in COUNTS},
         **about,
     )
 
 
-def _evidence(job: Job, found: Labelling) -> Evidence:
+def _is_cut_short(found: Labelling, stop: str, *, ended: bool) -> bool:
+    """Running out of steps counts when it leaves examples without a label."""
+    return not ended or (stop == "max_steps" and None in found.labels)
+
+
+def _unsaid(found: Labelling, cut_short: str | None) -> list[str]:
+    """What must be known of a run's end beside the signs."""
+    missing = found.labels.count(None)
+    if cut_short is None and missing:
+        return [
+            f"{missing} of {len(found.labels)} examples have no label: no answer about them said anything of the labels"
+        ]
+    if cut_short is not None and found.settled and not missing:
+        return [f"the run stopped early ({cut_short}), when its labels had settled"]
+    return []
+
+
+def _shares_given(labels: Sequence[int | None], abstained: Container[int], n_labels: int) -> tuple[float, ...]:
+    return label_shares([None if i in abstained else label for i, label in enumerate(labels)], n_labels)
+
+
+def _against_gold(job: Job, labels: Sequence[int | None], right: int, n: int) -> str | None:
+    """Over the labels that accuracy is about."""
+    if not n:
+        return None
+    known = [g for g, label in zip(job.dataset.gold or (), labels, strict=True) if None not in (g, label)]
+    ((commonest, count),) = Counter(known).most_common(1)
+    assert commonest is not None
+    rival = f"{job.label_names[commonest]!r} for all"
+    return against_gold(right / n, *wilson_interval(right, n), rival=rival, rival_right=count / n)
+
+
+def _evidence(job: Job, found: Labelling, cut_short: str | None) -> Evidence:
     """Gold has no part in it."""
     return Evidence(
         labels=found.labels,
@@ -243,6 +308,8 @@ def _evidence(job: Job, found: Labelling) -> Evidence:
         information_nats=found.information_nats,
         agreement=found.agreement,
         own_meaning=found.own_meaning,
+        cut_short=cut_short,
+        settled=found.settled,
     )
 
 
@@ -265,7 +332,7 @@ def _solved(
     for i, score in enumerate(scores):
         if score is not None and labels[i] is not None:
             logprobs[i] = score.logprobs_nats
-    solved = problem.consistency.solve(logprobs).labels
+    solved = problem.consistency.solve(logprobs).labels.of(np.arange(problem.n_examples)).tolist()
     return tuple(None if label is None else solved[i] for i, label in enumerate(labels))
 
 
@@ -273,25 +340,28 @@ def _forced(
     relations: Sequence[Relation], labels: Sequence[int | None], scores: Sequence[LabelScore | None]
 ) -> dict[int, Relation]:
     """For each example that does not have its favourite label, a rule (a hard one first) that the favourite breaks."""
-    by_member: dict[int, list[Relation]] = {}
-    for relation in relations:
-        for member in relation.members:
-            by_member.setdefault(member, []).append(relation)
-    forced = {}
-    for i, (label, score) in enumerate(zip(labels, scores, strict=True)):
-        if label is None or score is None or argmax_label(score) == label:
-            continue
-        flipped = [*labels[:i], argmax_label(score), *labels[i + 1 :]]
-        culprits = [
-            r for r in by_member.get(i, ()) if not is_pin(r) and is_broken(r, flipped) and not is_broken(r, labels)
-        ]
-        if culprits:
-            forced[i] = min(culprits, key=lambda relation: relation.price is not None)
+    favourites = {
+        i: favourite
+        for i, (label, score) in enumerate(zip(labels, scores, strict=True))
+        if label is not None and score is not None and (favourite := argmax_label(score)) != label
+    }
+    forced: dict[int, Relation] = {}
+    for relation in sorted(relations, key=lambda relation: relation.price is not None):
+        for i in relation.members:
+            free = i in favourites and i not in forced and not is_pin(relation)
+            if free and _forbids(relation, labels, i, favourites[i]):
+                forced[i] = relation
     return forced
 
 
-def _row(job: Job, finding: Finding, i: int) -> LabelRow:
-    label, score = finding.labelling.labels[i], finding.labelling.scores[i]
+def _forbids(relation: Relation, labels: Sequence[int | None], i: int, favourite: int) -> bool:
+    """Whether the relation holds, and would break if example i had its favourite label."""
+    found = {member: labels[member] for member in relation.members}
+    return not is_broken(relation, found) and is_broken(relation, found | {i: favourite})
+
+
+def _row(job: Job, finding: Finding, i: int, score: LabelScore | None) -> LabelRow:
+    label = finding.labelling.labels[i]
     if label is None or score is None:
         return LabelRow(job.examples[i].id, None, None, None, None, None, None)
     forced = finding.forced.get(i)

@@ -1,42 +1,22 @@
 """The report page in a real browser: Debian's Chromium, or the one that CHROME names. Skipped where there is none."""
 
-import os
-import shutil
+from contextlib import ExitStack
 
 import pytest
 
 from icm_api.report.page import Report, ReportRow, render
+from tests.browser.chrome import NoBrowserError, open_browser
 from tests.unit.report.conftest import HOSTILE, journal, rows, summary
-
-CHROMES = ("chromium", "chromium-browser", "google-chrome")
-FLAGS = (
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--disable-quic",
-    "--window-size=1200,1600",
-)
 
 
 @pytest.fixture(scope="module")
 def browser():
-    chrome = os.environ.get("CHROME") or next(filter(None, map(shutil.which, CHROMES)), None)
-    driver = shutil.which("chromedriver")
-    if not chrome or not driver:
-        pytest.skip("no Chromium with its chromedriver on this machine (Debian: chromium, chromium-driver)")
-    webdriver = pytest.importorskip("selenium.webdriver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chrome
-    for flag in FLAGS:
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    started = webdriver.Chrome(options=options, service=webdriver.ChromeService(executable_path=driver))
-    yield started
-    started.quit()
+    with ExitStack() as open_until:
+        try:
+            started = open_until.enter_context(open_browser(1200, 1600))
+        except NoBrowserError as error:
+            pytest.skip(str(error))
+        yield started
 
 
 @pytest.fixture

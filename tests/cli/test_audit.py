@@ -154,3 +154,22 @@ def test_labels_that_a_person_gave_are_not_asked_about(icm, write, run):
     assert {row["id"] for row in sheet()}.isdisjoint(pinned)
     done = icm("audit", "pinned", "--answers", fill(sheet(), lambda _: "positive"), "--json")
     assert done.json["whole"]["labels"] == len(sheet())
+
+
+def test_a_sheet_has_the_texts_themselves_and_not_the_prompt(icm, run):
+    icm("audit", "run", "--n", "60", "--csv", "sheet.csv")
+    assert {row["text"] for row in sheet()} == {f"'=SUM({i})" for i in range(60)}
+
+
+def test_of_several_fields_a_person_sees_which_is_which_and_what_is_claimed(icm, write):
+    pair = ("one", "two")
+    write(
+        "pairs.jsonl",
+        [{"id": i, "prompt": f"p{i}", "response_a": pair[i % 2], "response_b": pair[1 - i % 2]} for i in range(20)],
+    )
+    assert icm("run", "pairs.jsonl", "--task", "preference", "--provider", "synthetic", "--run-dir", "run").code == 0
+    icm("audit", "run", "--n", "1", "--csv", "sheet.csv")
+    prompt, *responses, claim = sheet()[0]["text"].splitlines()
+    assert prompt.startswith("Prompt: p")
+    assert {line[:11] for line in responses} == {"Response A:", "Response B:"}
+    assert claim == "Claim: Response A is better than Response B."

@@ -37,6 +37,16 @@ def test_a_page_can_be_made_later_with_another_run_beside_it_and_charts_as_files
     assert Path(done.out.strip()) == out
     assert "zero-shot" in out.read_text(encoding="utf-8")
     assert (charts / "accuracy.svg").read_text(encoding="utf-8").startswith("<svg xmlns")
+    assert (charts / "accuracy.png").read_bytes().startswith(b"\x89PNG")
+    assert {file.stem for file in charts.glob("*.png")} == {file.stem for file in charts.glob("*.svg")}
+
+
+def test_without_the_extra_charts_are_svg_and_the_way_to_png_is_told(icm, tmp_path, monkeypatch):
+    icm("run", rows(tmp_path / "data.jsonl"), *RUN, "--run-dir", "run", "--no-report")
+    monkeypatch.setattr("icm_api.report.png.can_draw", lambda: False)
+    done = icm("report", "run", "--charts", "charts")
+    assert (done.code, "pip install 'icm-api[png]'" in done.err) == (0, True)
+    assert {file.suffix for file in Path("charts").iterdir()} == {".svg"}
 
 
 def test_runs_are_compared_label_by_label(icm, tmp_path):
@@ -79,3 +89,37 @@ def test_an_id_cannot_steer_the_terminal(icm, write):
         assert icm("run", "odd.jsonl", *settings, "--run-dir", name, "--no-report").code == 0
     done = icm("compare", "one", "two")
     assert ("[2J" in done.out, "\x1b" in done.out) == (True, False)
+
+
+def test_gold_that_disagrees_is_told_beside_the_verdict_and_does_not_change_it(icm, tmp_path):
+    data = rows(tmp_path / "data.jsonl", n=60, gold="positive")
+    done = icm("run", data, *RUN, "--run-dir", "run", "--json")
+    told = done.json["against_gold"]
+    assert told.startswith("gold disagrees with these labels: ")
+    assert told.endswith("'positive' for all would agree with 100.0%")
+    assert f"verdict: {done.json['verdict']} (made without gold)\nbut {told}" in done.err
+    assert "The verdict is made without gold, but gold disagrees" in Path("run/report.html").read_text(encoding="utf-8")
+    blind = icm("run", data, *RUN[:-2], "--run-dir", "blind", "--json").json
+    assert (blind["verdict"], blind["against_gold"]) == (done.json["verdict"], None)
+
+
+def test_a_run_that_was_stopped_is_doubtful_and_healthy_once_it_has_ended(icm, tmp_path):
+    data = rows(tmp_path / "data.jsonl", n=60)
+    stopped = icm("run", data, *RUN[:-2], "--run-dir", "run", "--max-requests", "35", "--json")
+    assert (stopped.code, stopped.json["verdict"]) == (3, "doubtful")
+    assert "unfinished" in {sign["name"] for sign in stopped.json["signs"]}
+    ended = icm("resume", "run", "--max-requests", "1000", "--json").json
+    assert "unfinished" not in {sign["name"] for sign in ended["signs"]}
+
+
+def test_the_shares_at_the_end_are_of_the_labels_given(icm, tmp_path):
+    data = rows(tmp_path / "data.jsonl", n=60)
+    icm("run", data, *RUN, "--run-dir", "all")
+    sure = sorted(json.loads(line)["confidence"] for line in Path("all/labels.jsonl").read_text().splitlines())
+    done = icm("run", data, *RUN, "--run-dir", "run", "--abstain-below", str(sure[20]), "--json")
+    given = [json.loads(line)["label"] for line in Path("run/labels.jsonl").read_text().splitlines()]
+    share = given.count("positive") / (60 - given.count(None))
+    assert 0 < done.json["labelled"] < 60
+    assert done.json["label_shares"]["positive"] == share
+    assert f"left unlabelled as too unsure ({done.json['stop_reason']}" in done.err
+    assert f": of those labelled negative {1 - share:.0%}, positive {share:.0%}" in done.err

@@ -94,7 +94,7 @@ def test_a_request_limit_stops_with_exit_code_3_and_keeps_what_was_found(icm, re
 def test_a_sweep_stopped_by_a_limit_keeps_the_labels_of_its_last_pass(icm, reviews):
     done = icm("run", reviews, *CLASSIFY, "--max-requests", "14", "--json")
     assert (done.code, done.json["requests"], done.json["labelled"]) == (3, 14, 12)
-    assert "stopped early (max_requests)" in done.json["warnings"][0]
+    assert "stopped early (max_requests)" in done.json["warnings"][-1]
 
 
 def test_a_limit_too_small_for_the_first_labels_writes_none(icm, reviews):

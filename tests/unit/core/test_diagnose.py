@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from icm_api.core.diagnose import Evidence, collapsed, diagnose, information_share, label_shares
+from icm_api.core.diagnose import Evidence, against_gold, collapsed, diagnose, information_share, label_shares
 from icm_api.types import LabelScore
 
 NAMES = ("no", "yes")
@@ -107,3 +107,40 @@ def test_shares_and_collapse_count_labelled_examples_only():
 def test_information_share_is_zero_for_one_label_whatever_its_shares():
     assert information_share(0.0, (1.0, 0.0)) == 0.0
     assert information_share(0.3, (0.5, 0.5)) == pytest.approx(0.3 / (math.log(2) + 0.1))
+
+
+def test_a_run_that_was_stopped_before_its_labels_settled_is_doubtful_at_best():
+    found = diagnose(evidence(cut_short="max_requests"))
+    assert (found.verdict, names(found)) == ("doubtful", ["unfinished"])
+    assert "stopped early (max_requests), before its labels had settled" in found.signs[0].evidence
+    assert names(diagnose(evidence(labels=[1] * 60, cut_short="interrupted"))) == ["collapse", "unfinished"]
+
+
+def test_labels_that_had_settled_by_then_are_as_good_as_at_the_end():
+    assert diagnose(evidence(cut_short="max_requests", settled=True)).verdict == "healthy"
+
+
+def test_labels_that_are_missing_have_not_settled():
+    labels = [None, *evidence().labels[1:]]
+    found = diagnose(evidence(labels=labels, cut_short="max_requests", settled=True))
+    assert names(found) == ["unfinished"]
+    assert "1 of 60 examples have no label" in found.signs[0].evidence
+
+
+@pytest.mark.parametrize(
+    ("interval", "said"),
+    [
+        ((0.3, 0.2, 0.4), "gold disagrees with these labels: 30.0% of the labels agree with it (95% interval 20.0% to"),
+        ((0.5, 0.4, 0.6), "gold does not bear these labels out: 50.0%"),
+        ((0.6, 0.4, 0.8), "gold is too little to tell: 60.0%"),
+    ],
+)
+def test_gold_that_speaks_against_the_labels_is_quoted_with_its_interval_and_with_what_beats_them(interval, said):
+    told = against_gold(*interval, rival="'yes' for all", rival_right=0.5)
+    assert told is not None
+    assert told.startswith(said)
+    assert told.endswith("'yes' for all would agree with 50.0%")
+
+
+def test_gold_that_bears_the_labels_out_is_not_quoted():
+    assert against_gold(0.9, 0.8, 0.95, rival="'yes' for all", rival_right=0.5) is None

@@ -11,6 +11,8 @@ def summary(**changes):
     return {
         "run_id": "20260101-000000-abcd",
         "method": "sweep",
+        "provider": "synthetic",
+        "model": "in-context-learner",
         "examples": 3,
         "labelled": 3,
         "abstained": 0,
@@ -30,6 +32,7 @@ def summary(**changes):
         "price_source": None,
         "label_shares": {"negative": 1 / 3, "positive": 2 / 3},
         "verdict": "healthy",
+        "against_gold": None,
         "signs": [],
         "warnings": ["six answers said nothing"],
     } | changes

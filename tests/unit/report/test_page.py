@@ -12,7 +12,7 @@ from tests.unit.report.conftest import HOSTILE, journal, rows, summary
 
 def test_the_page_says_what_was_found(make_report):
     page = render(make_report())
-    for words in ("Reviews", "healthy", "66.7 %", "20.0 % to 94.0 %", "1,234", "six answers said nothing", "unknown"):
+    for words in ("Reviews", "healthy", "66.7%", "20.0% to 94.0%", "1,234", "six answers said nothing", "unknown"):
         assert words in page
 
 
@@ -119,5 +119,49 @@ def test_an_example_without_a_label_is_said_to_have_none_and_is_not_wrong(make_r
 def test_labels_that_were_held_back_are_counted_where_they_could_mislead(make_report):
     page = render(make_report(summary=summary(labelled=1, abstained=2)))
     assert "examples labelled, 2 left unlabelled as too unsure" in page
-    assert "Shares of the labels, those too unsure to give included" in page
+    assert "<h2>Shares of the labels given</h2>" in page
     assert "unsure" not in render(make_report())
+
+
+def test_what_gold_says_stands_under_the_verdict(make_report):
+    page = render(make_report(summary=summary(against_gold="gold disagrees with these labels: 20.0% agree")))
+    assert "The verdict is made without gold, but gold disagrees with these labels" in page.partition("</header>")[0]
+    assert "made without gold, but" not in render(make_report())
+
+
+@pytest.mark.parametrize(("accuracy", "said"), [(0.99, True), (0.9, False), (None, False)])
+def test_a_zero_shot_run_beside_it_that_is_clearly_better_is_told(make_report, accuracy, said):
+    other = summary(
+        run_id="beside", method="zero-shot", accuracy=accuracy, accuracy_low=accuracy, accuracy_high=accuracy
+    )
+    page = render(make_report(others=[other]))
+    assert ("zero-shot (run beside) would agree with 99.0%" in page) == said
+
+
+def test_long_texts_end_at_a_word_and_say_that_they_go_on(make_report):
+    page = render(make_report(rows=[ReportRow("r1", "wonderful " * 100, "positive", 0.9)]))
+    assert "wonderful […]" in page
+
+
+def test_sections_with_nothing_in_them_are_left_out(make_report):
+    empty = summary(labelled=0, accuracy=None, accuracy_low=None, accuracy_high=None)
+    page = render(make_report(rows=[ReportRow("r1", "text", None, None)], journal=(), summary=empty))
+    for heading in ("How it went", "Most certain", "Shares of the labels", "Decided by a rule"):
+        assert heading not in page
+
+
+def test_only_the_first_labels_that_a_rule_decided_are_listed_and_how_many_there_are(make_report):
+    many = [ReportRow(f"r{i}", f"text {i}", "positive" if i else None, 0.5, forced_by="a rule") for i in range(20)]
+    page = render(make_report(rows=many))
+    assert "The first 8 of 19; the table below shows all." in page
+
+
+def test_nothing_is_drawn_of_rules_that_were_never_broken():
+    lines = [{"step": k, "changed": ["r1"], "labels": ["yes"], "utility": 1.0, "violations": 0} for k in range(3)]
+    assert set(course_of(lines, {}).charts) == {"utility", "changes so far"}
+
+
+def test_changes_of_a_search_by_steps_are_summed():
+    lines = [{"step": k, "changed": ["r1"] * (k % 2), "labels": ["yes"] * (k % 2)} for k in range(5)]
+    (line,) = course_of(lines, {}).charts["changes so far"]
+    assert line.points == [(0, 0), (1, 1), (2, 1), (3, 2), (4, 2)]
