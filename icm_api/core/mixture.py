@@ -22,6 +22,9 @@ MANY_STARTS_UP_TO = 4
 PSEUDO_EXAMPLES = 2.0
 """Added to each label's count, so that no cluster shrinks to a single example."""
 LEAST_VARIANCE = 1e-2
+COLDEST = 0.1
+"""Lowest temperature that clusters are trusted to give."""
+HALVINGS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,29 @@ def fit_mixture(logprobs: Floats, weights: Floats, *, even_unless_clear: bool = 
 
 def _likeliest(fits: Sequence[Mixture]) -> Mixture:
     return max(fits, key=lambda fit: fit.loglik_nats)
+
+
+def cluster_temperature(logprobs: Floats, calibrated_logprobs: Floats, weights: Floats) -> float:
+    """By what to divide calibrated log-probabilities (n, labels), so that they are as sure as the clusters are clear:
+    `COLDEST` to 1, at which the mean probability of the likeliest label is that of the likeliest cluster.
+
+    Contexts with wrong labels pull all scores towards each other, so averaged probabilities are less sure than the
+    labels are right; how far the clusters of the raw scores stand apart does not change by that. Never above 1: one
+    cloud tells nothing about how sure its scores are.
+    """
+    clear = float(weights @ fit_mixture(logprobs, weights).posteriors.max(axis=1) / weights.sum())
+    coldest, warmest = COLDEST, 1.0
+    if _sureness(calibrated_logprobs, weights, warmest) >= clear:
+        return warmest
+    for _ in range(HALVINGS):  # the colder, the surer
+        middle = float(np.sqrt(coldest * warmest))
+        surer = _sureness(calibrated_logprobs, weights, middle) >= clear
+        coldest, warmest = (middle, warmest) if surer else (coldest, middle)
+    return coldest
+
+
+def _sureness(logprobs: Floats, weights: Floats, temperature: float) -> float:
+    return float(weights @ np.exp(log_softmax(logprobs / temperature)).max(axis=1) / weights.sum())
 
 
 def candidate_shares(n_labels: int) -> list[Floats]:

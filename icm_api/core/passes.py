@@ -6,9 +6,10 @@ gone. An example that came early in a chain saw few labelled examples, so its sc
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias
+from operator import eq
+from typing import Literal, TypeAlias, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,7 @@ FULL_AT = 0.5
 """Share of a chain after which a score counts in full."""
 LEAST_WEIGHT = 1e-3
 """Of a chain's first example, which saw nothing: so little that any other pass outweighs it, but no average is void."""
+MADE_AT_ONCE = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,16 @@ class Pass:
     """(n, labels) True where the value is an upper bound."""
     kind: ScoreKind | None = None
     """Of the scores; None: there are none."""
+
+    def plus(self, other: Pass) -> Pass:
+        """With another one, of other examples."""
+        return Pass(
+            self.logprobs + other.logprobs,
+            self.weights + other.weights,
+            self.mass + other.mass,
+            self.bounded | other.bounded,
+            _only({self.kind, other.kind} - {None}),
+        )
 
 
 def read_pass(
@@ -62,13 +74,56 @@ def read_pass(
     return replace(read, kind=_kind([score for chain_scores in scores for score in chain_scores]))
 
 
-def read_scores(scores: Sequence[LabelScore | None], n_labels: int) -> Pass:
-    """One score an example from queries of its own, all of weight 1; None where there is none."""
-    read = _blank(len(scores), n_labels)
-    rows = [i for i, score in enumerate(scores) if score is not None]
+def read_scores(examples: Sequence[int], scores: Sequence[LabelScore | None], n_examples: int, n_labels: int) -> Pass:
+    """Scores of these examples from queries of their own, all of weight 1; None where there is none."""
+    read = _blank(n_examples, n_labels)
+    rows = [i for i, score in zip(examples, scores, strict=True) if score is not None]
     _fill(read, rows, [score for score in scores if score is not None])
     read.weights[rows] = 1.0
     return replace(read, kind=_kind(scores))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scores(Sequence[LabelScore | None]):
+    """A label score an example, None where nothing is known. They stand in arrays and each is made when it is read:
+    objects for all would take many times the room."""
+
+    logprobs: Floats
+    """(n, labels) nats, renormalised."""
+    mass: Floats
+    """(n,)"""
+    bounded: Bools
+    """(n, labels)"""
+    known: Bools
+    """(n,)"""
+    kind: ScoreKind
+
+    def __len__(self) -> int:
+        return len(self.known)
+
+    @overload
+    def __getitem__(self, key: int) -> LabelScore | None: ...
+    @overload
+    def __getitem__(self, key: slice) -> list[LabelScore | None]: ...
+    def __getitem__(self, key: int | slice) -> LabelScore | list[LabelScore | None] | None:
+        if isinstance(key, slice):
+            return list(self._made(key))
+        place = range(len(self))[key]
+        return next(self._made(slice(place, place + 1)))
+
+    def __iter__(self) -> Iterator[LabelScore | None]:
+        for start in range(0, len(self), MADE_AT_ONCE):
+            yield from self._made(slice(start, start + MADE_AT_ONCE))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Scores):
+            return NotImplemented
+        return len(self) == len(other) and all(map(eq, self, other))
+
+    def _made(self, rows: slice) -> Iterator[LabelScore | None]:
+        parts = (array[rows].tolist() for array in (self.logprobs, self.mass, self.bounded, self.known))
+        for logprobs, mass, bounded, known in zip(*parts, strict=True):
+            yield LabelScore(tuple(logprobs), mass, tuple(bounded), self.kind) if known else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,17 +172,12 @@ class Average:
         """(n, labels) averaged and renormalised, nats; even over the labels where nothing is known."""
         return log_softmax(self.total / np.where(self.known, self.weights, 1.0)[:, None])
 
-    def as_scores(self, logprobs: Floats | None = None) -> list[LabelScore | None]:
+    def as_scores(self, logprobs: Floats | None = None) -> Scores:
         """A label score an example, None where nothing is known. `logprobs` (n, labels), renormalised, take the place
         of the averaged ones, for instance calibrated ones."""
         shown = self.logprobs if logprobs is None else logprobs
         masses = self.masses / np.where(self.known, self.weights, 1.0)
-        return [
-            LabelScore(tuple(row), mass, tuple(bounded), self.kind or "logprob") if known else None
-            for row, mass, bounded, known in zip(
-                shown.tolist(), masses.tolist(), self.bounded.tolist(), self.known.tolist(), strict=True
-            )
-        ]
+        return Scores(shown, masses, self.bounded, self.known, self.kind or "logprob")
 
 
 def _blank(n_examples: int, n_labels: int) -> Pass:

@@ -22,8 +22,9 @@ Yuille 2011 approximates it), a pass scores them, and scores are averaged over t
 The first labels come from *anchors*: some examples asked with nothing before them, a short request each. They tell what
 the label words mean by themselves, which no pass over wrong labels can: a labelling and its opposite are about equally
 coherent, and a search that begins at random labels may end at either. Examples without an answer stand last in the
-first pass, with random labels that only they see. A model that says nothing of the labels before it has seen some (most
-anchors are silent) begins with passes over random labels instead, one a label (at most `MOST_WARM_UP`).
+first pass, with random labels that only they see. A model that says nothing of the labels before it has seen some (of
+the first half of the anchors most are silent) begins with passes over random labels instead, one a label (at most
+`MOST_WARM_UP`).
 
 Restarts end early once two of them came to (nearly) the same labels. And a model may hold a concept yet lose it among
 demonstrations: where the anchors alone told far more than the best restart, the others are asked alone too, and those
@@ -43,7 +44,7 @@ from icm_api.core.calibrate import Floats, Ints, calibrated, information, log_so
 from icm_api.core.chains import ChainBuilder
 from icm_api.core.context import Chain, Scorer
 from icm_api.core.diagnose import LITTLE_INFORMATION, information_share
-from icm_api.core.mixture import fit_mixture
+from icm_api.core.mixture import cluster_temperature, fit_mixture
 from icm_api.core.passes import Average, Pass, read_pass, read_scores
 from icm_api.core.problem import Problem
 from icm_api.core.relations import pinned_labels
@@ -64,6 +65,8 @@ JUDGED_AT = 0.5
 """Temperature at which the labels that are kept are calibrated. Towards 0 their counts are the shares, which is right
 where scores are weak; at 1 only their mean probabilities are, which forgives a wrong estimate where scores are clear.
 This is between."""
+MOST_IN_CLUSTERS = 2_000
+"""Examples that a temperature is read off; more would tell the same and take longer."""
 SAME_LABELS = 0.95
 """Share of equal labels from which two restarts count as having come to the same."""
 ALONE_TELLS = 2.0
@@ -135,6 +138,14 @@ class Restart:
         return self.rank / ALONE_TELLS if self.alone else self.rank
 
     @property
+    def temperature(self) -> float:
+        """For the probabilities that are shown; 1 where too few examples are known."""
+        known = np.flatnonzero(self.average.known)[:MOST_IN_CLUSTERS]
+        if len(known) < LEAST_TO_ESTIMATE * len(self.shares):
+            return 1.0
+        return cluster_temperature(self.average.logprobs[known], self.calibrated[known], self.average.trust[known])
+
+    @property
     def known_labels(self) -> tuple[int | None, ...]:
         """None where no pass has given a score: a label never comes from a missing number."""
         labels = self.labels.astype(object)
@@ -177,12 +188,13 @@ class SweepStep:
 
     @property
     def found(self) -> Labelling:
-        """Scores are the calibrated averages; the utility is measured on the raw ones, as the paper's is."""
+        """Scores are the calibrated averages, as sure as their clusters are clear; the utility is measured on the raw
+        ones, as the paper's is."""
         average, labels = self.best.average, self.best.known_labels
         raw = Labelling.of(self.problem, labels, average.as_scores(), alpha=self.alpha)
         return replace(
             raw,
-            scores=average.as_scores(self.best.calibrated),
+            scores=average.as_scores(log_softmax(self.best.calibrated / self.best.temperature)),
             information_nats=self.best.information_nats,
             agreement=self.agreement,
             own_meaning=self.own_meaning,
@@ -247,11 +259,20 @@ class _Sweep:
     # --- the course ---------------------------------------------------------------------------------------
 
     async def steps(self) -> AsyncGenerator[SweepStep, None]:
+        async for step in self._search():
+            yield step
+        async for step in self._label_rest():
+            yield step
+
+    async def _search(self) -> AsyncGenerator[SweepStep, None]:
+        """Of the pool. What it keeps of each example while it goes on is gone before the rest is labelled."""
         blank = self._start()
-        anchored = await self._ask_alone(self.anchors)
-        self.heard_alone = self.heard_alone.plus(anchored)
-        start = self._solved(replace(blank, average=blank.average.plus(self._under_first_shares(anchored))))
-        if 2 * start.average.known.sum() >= len(self.anchors):
+        half = -(-len(self.anchors) // 2)
+        heard = await self._ask_alone(self.anchors[:half])
+        if 2 * (heard.weights > 0).sum() >= half:
+            heard = heard.plus(await self._ask_alone(self.anchors[half:]))
+            self.heard_alone = self.heard_alone.plus(heard)
+            start = self._solved(replace(blank, average=blank.average.plus(self._under_first_shares(heard))))
             yield self._step("warm-up", blank, start, self.settings.t_start, asked=len(self.anchors))
         else:
             start, drawn = blank, self._random()
@@ -259,7 +280,8 @@ class _Sweep:
             for order, labels in drawn:
                 (heard,) = await self._passes([(order, labels)])
                 before, start = start, self._solved(replace(start, average=start.average.plus(heard)))
-                yield self._step("warm-up", before, start, self.settings.t_start)
+                asked = len(self.pool) + (half if before is blank else 0)
+                yield self._step("warm-up", before, start, self.settings.t_start, asked=asked)
         self.own_meaning = start.known_labels
         self.waiting = [replace(start, number=k + 1) for k in range(self.settings.restarts)]
         while self.waiting:
@@ -270,9 +292,6 @@ class _Sweep:
                 yield step
         if self.alone_follows:
             yield await self._go_on_alone()
-        del blank, anchored, start, group  # a row an example each, of which the rest has no use
-        async for step in self._label_rest():
-            yield step
 
     async def _run(self, group: Sequence[Restart]) -> AsyncGenerator[SweepStep, None]:
         """Passes of some restarts, side by side, until each has ended."""
@@ -309,7 +328,7 @@ class _Sweep:
 
     def _alone_tells_more(self) -> bool:
         """As far as the anchors show it."""
-        if 2 * self.heard_alone.known.sum() < len(self.anchors):
+        if not self.heard_alone.known.any():
             return False
         alone = self._labelled_alone()
         return alone.rank >= LITTLE_INFORMATION and alone.worth > self._best().worth

@@ -462,9 +462,9 @@ ENTRIES: tuple[ProviderEntry, ...] = (
         takes=("model", "base_url", "api_key_env", "top_k", "timeout_s", "echo"),
         base_url="http://127.0.0.1:8000",
         gives=("sequences", "exact"),
-        note="Labels outside the list are forced by allowed_token_ids; a server that does not obey is noticed, and labels "
-        "are then read from prompt_logprobs. Those do not read the prefix cache (they still fill it): --no-echo walks "
-        "instead. At most --max-logprobs candidates (20).",
+        note="Labels outside the list are forced by allowed_token_ids; a server that does not obey is noticed, and "
+        "labels are then read from prompt_logprobs. Those do not read the prefix cache (they still fill it): --no-echo "
+        "walks instead. At most --max-logprobs candidates (20).",
         source="https://docs.vllm.ai/en/latest/serving/openai_compatible_server.html",
     ),
     ProviderEntry(

@@ -262,26 +262,30 @@ async def _passes(outlook: Outlook) -> _Spend:
 
 
 async def _sweep(outlook: Outlook) -> _Spend:
-    spend = await _played(
-        outlook,
-        "at most",
-        "all passes made; it ends earlier where labels settle, and makes a few more where a model is silent at first",
+    """The dearer of its two ways: on from examples asked alone, and back to asking alone; or, where a model is silent
+    then, on from random labels."""
+    note = "all passes made; it ends earlier where labels settle"
+    on, silent = [await _played(outlook, "at most", note, silent=silent) for silent in (False, True)]
+    if not outlook.capabilities.prompt_logprobs:
+        more = most_asked_alone(outlook.job.problem, sweep_settings(outlook.job), outlook.job.config.seed)
+        each = (await _zero_shot(outlook)).prompt_tokens / len(outlook.job.examples)
+        on = replace(on, requests=on.requests + more, prompt_tokens=on.prompt_tokens + more * each)
+    return replace(
+        on,
+        requests=max(on.requests, silent.requests),
+        prompt_tokens=max(on.prompt_tokens, silent.prompt_tokens),
+        cached_tokens=None if on.cached_tokens is None else min(on.cached_tokens, silent.cached_tokens or 0.0),
     )
-    if outlook.capabilities.prompt_logprobs:
-        return spend
-    more = most_asked_alone(outlook.job.problem, sweep_settings(outlook.job), outlook.job.config.seed)
-    each = (await _zero_shot(outlook)).prompt_tokens / len(outlook.job.examples)
-    return replace(spend, requests=spend.requests + more, prompt_tokens=spend.prompt_tokens + more * each)
 
 
-async def _played(outlook: Outlook, kind: Kind, note: str = "") -> _Spend:
-    """Run the method on a scorer that asks nobody. Rules and shares change labels, never questions, so no rule is
-    obeyed and no share estimated, which would take most of the time."""
+async def _played(outlook: Outlook, kind: Kind, note: str = "", *, silent: bool = False) -> _Spend:
+    """Run the method on a scorer that asks nobody, and is `silent` where no label was shown. Rules and shares change
+    labels, never questions, so no rule is obeyed and no share estimated, which would take most of the time."""
     problem = outlook.job.problem
     free = replace(problem, consistency=Consistency(problem.n_examples, problem.n_labels, ()))
     even = (1 / problem.n_labels,) * problem.n_labels  # under others the answers could settle, and passes be left out
     job = replace(outlook.job, problem=free, shares=even)
-    counter = _Counter(outlook.sizes, problem.n_labels, outlook.capabilities)
+    counter = _Counter(outlook.sizes, problem.n_labels, outlook.capabilities, silent=silent)
     tools = replace(outlook.tools, scorer=counter, context=copy(outlook.tools.context))
     async with aclosing(open_method(job, tools)) as steps:
         async for _ in steps:
@@ -378,13 +382,14 @@ class _Counter:
     bounded = 0
     notes = ()
 
-    def __init__(self, sizes: PromptSizes, n_labels: int, capabilities: Capabilities) -> None:
-        self._sizes, self._n_labels = sizes, n_labels
+    def __init__(self, sizes: PromptSizes, n_labels: int, capabilities: Capabilities, *, silent: bool = False) -> None:
+        self._sizes, self._n_labels, self._silent = sizes, n_labels, silent
         self.echoes = capabilities.prompt_logprobs
         self.requests = self._calls = 0
         self.prompt_tokens = 0.0
         self.cached_tokens = 0.0 if capabilities.prefix_slots and not self.echoes else None
-        self._undecided = LabelScore((-np.log(n_labels),) * n_labels, 1.0, (False,) * n_labels)
+        undecided = LabelScore((-np.log(n_labels),) * n_labels, 1.0, (False,) * n_labels)
+        self._alone = [None if silent else undecided]  # it tells nothing, so that the search goes its whole way
         self._shown: tuple[tuple[int, int], ...] = ()
         self._shown_tokens = 0.0
 
@@ -393,11 +398,11 @@ class _Counter:
             self.count(query)
         return self._answers([query.example for query in queries])
 
-    async def score_chains(self, chains: Sequence[Chain]) -> list[list[LabelScore]]:
+    async def score_chains(self, chains: Sequence[Chain]) -> Sequence[Sequence[LabelScore | None]]:
         for chain in chains:
             self._count_chain(chain)
         self._calls += 1
-        return [self._answers(chain.scored) for chain in chains]
+        return [self._alone if len(chain.examples) == 1 else self._answers(chain.scored) for chain in chains]
 
     def count(self, query: Query) -> None:
         """One request for the label of an example."""
@@ -425,6 +430,4 @@ class _Counter:
         for favourite in range(self._n_labels):
             logprobs = tuple(np.log(FAVOURITE) if k == favourite else rest for k in range(self._n_labels))
             scores.append(LabelScore(logprobs, 1.0, (False,) * self._n_labels))
-        if len(examples) == 1:
-            return [self._undecided]  # asked alone, it tells nothing, and the search goes its whole way
         return [scores[hash((example, self._calls)) % self._n_labels] for example in examples]

@@ -291,7 +291,7 @@ HOSTS: dict[str, tuple[Callable[[Unwired], None], Callable[[], Any]]] = {
         lambda: ollama.Ollama.connect(base_url=Unwired.url, model="tiny"),
     ),
     "vllm": (lambda host: Vllm().serve(host), lambda: vllm.Vllm.connect(base_url=Unwired.url)),
-    "vllm, old": (lambda host: Vllm(names=False).serve(host), lambda: vllm.Vllm.connect(base_url=Unwired.url)),
+    "vllm, old": (lambda host: Vllm(forces=False).serve(host), lambda: vllm.Vllm.connect(base_url=Unwired.url)),
     "sglang": (lambda host: Sglang().serve(host), lambda: sglang.Sglang.connect(base_url=Unwired.url)),
     "tgi": (lambda host: Tgi().serve(host), lambda: tgi.Tgi.connect(base_url=Unwired.url)),
     "llama-cpp": (serve_llama_cpp, lambda: llama_cpp.LlamaCpp.connect(base_url=Unwired.url)),

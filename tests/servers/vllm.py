@@ -24,11 +24,11 @@ TAKES = {
 
 @dataclass
 class Vllm:
-    """`names`, `scores_prompts`: whether it obeys `allowed_token_ids` and `prompt_logprobs`, or ignores them as
+    """`forces`, `scores_prompts`: whether it obeys `allowed_token_ids` and `prompt_logprobs`, or ignores them as
     restricted servers do. `after_forcing`: as with `--logprobs-mode processed_logprobs`."""
 
     model: TokenModel = field(default_factory=TokenModel)
-    names: bool = True
+    forces: bool = True
     after_forcing: bool = False
     scores_prompts: bool = True
     max_logprobs: int = 20
@@ -93,7 +93,7 @@ class Vllm:
     def _generated(self, ids: Sequence[int], body: dict[str, Any]) -> dict[str, Any]:
         """What is generated first, then the likeliest."""
         ((token, value),) = self.model.top(ids, 1)
-        if self.names and "allowed_token_ids" in body:
+        if self.forces and "allowed_token_ids" in body:
             (token,) = body["allowed_token_ids"]
             value = 0.0 if self.after_forcing else self.model.logprob(ids, token)
         listed = {token: value} | dict(self.model.top(ids, body["logprobs"]))

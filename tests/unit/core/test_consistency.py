@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from icm_api.core import consistency, solvers
-from icm_api.core.consistency import Consistency, ContradictionError, Solution
+from icm_api.core.consistency import Consistency, ContradictionError, Labels, Solution
 from icm_api.core.relations import is_broken
 from icm_api.errors import DataError, IcmError
 from icm_api.types import Relation, RelationKind
@@ -224,11 +224,26 @@ def test_a_partial_solution_looks_at_no_other_example():
 
 def test_without_relations_every_example_keeps_its_own_best_label():
     solution = Consistency(2, 3, []).solve([[-3, -1, -2], [-1, -1, -2]])
-    assert solution == Solution({0: 1, 1: 0}, -2.0, {}, (), 0.0)
+    assert solution == Solution(Labels(np.array([0, 1]), np.array([1, 0])), -2.0, {}, (), 0.0)
+
+
+def test_labels_are_found_by_example_and_only_where_they_were_solved_for():
+    labels = Consistency(6, 2, []).solve(np.tile([-2.0, -1.0], (6, 1)), examples=[1, 4]).labels
+    assert (1 in labels, 2 in labels, 5 in labels) == (True, False, False)
+    assert labels.of(np.array([4, 1])).tolist() == [1, 1]
+
+
+def test_more_alike_components_than_are_solved_at_once_are_all_solved(monkeypatch):
+    monkeypatch.setattr(consistency, "MOST_ALIKE", 2)
+    rules = [Relation("exactly_one", (i, i + 1)) for i in range(0, 10, 2)]
+    solution = Consistency(10, 2, rules).solve(np.tile([[-1.0, -0.5], [-3.0, -0.1]], (5, 1)))
+    assert list(solution.labels.values()) == [0, 1] * 5
 
 
 def test_nothing_to_solve_is_an_empty_solution():
-    assert Consistency(2, 2, []).solve(np.zeros((2, 2)), examples=[]) == Solution({}, 0.0, {}, (), 0.0)
+    assert Consistency(2, 2, []).solve(np.zeros((2, 2)), examples=[]) == Solution(
+        Labels(np.array([]), np.array([])), 0.0, {}, (), 0.0
+    )
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from icm_api.core.calibrate import Floats, log_softmax
-from icm_api.core.mixture import candidate_shares, fit_mixture
+from icm_api.core.calibrate import Floats, calibrated, log_softmax
+from icm_api.core.mixture import COLDEST, candidate_shares, cluster_temperature, fit_mixture
 
 
 def cloud(counts: list[int], *, gap: float = 4.0, seed: int = 0) -> tuple[Floats, list[int]]:
@@ -97,3 +97,30 @@ def test_candidate_shares_begin_even_and_favour_no_label(n_labels: int):
     assert shares[0] == pytest.approx([1 / n_labels] * n_labels)
     assert shares.sum(axis=1) == pytest.approx(np.ones(len(shares)))
     assert shares.mean(axis=0) == pytest.approx([1 / n_labels] * n_labels)
+
+
+# --- how sure a label is ----------------------------------------------------------------------------------
+
+
+def test_labels_of_clusters_that_stand_clear_are_surer_than_their_faint_scores():
+    logprobs, truth = cloud([50, 50], gap=8.0)
+    faint = log_softmax(logprobs / 10)
+    weights = np.ones(len(truth))
+    centred = calibrated(faint, np.array([0.5, 0.5]))
+    temperature = cluster_temperature(faint, centred, weights)
+    assert np.exp(centred).max(axis=1).mean() < 0.75
+    assert np.exp(log_softmax(centred / temperature)).max(axis=1).mean() > 0.95
+
+
+def test_one_cloud_makes_no_label_surer():
+    logprobs = log_softmax(np.random.default_rng(0).standard_normal((100, 2)))
+    centred = calibrated(logprobs, np.array([0.5, 0.5]))
+    assert cluster_temperature(logprobs, centred, np.ones(100)) == 1.0
+
+
+def test_a_temperature_changes_no_likeliest_label_and_is_within_its_bounds():
+    for seed in range(5):
+        logprobs, truth = cloud([30, 20, 10], gap=3.0, seed=seed)
+        temperature = cluster_temperature(logprobs, logprobs, np.ones(len(truth)))
+        assert COLDEST <= temperature <= 1.0
+        assert ((logprobs / temperature).argmax(axis=1) == logprobs.argmax(axis=1)).all()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from icm_api.core.context import Chain
-from icm_api.core.passes import LEAST_WEIGHT, Average, Pass, read_pass, read_scores
+from icm_api.core.passes import LEAST_WEIGHT, MADE_AT_ONCE, Average, Pass, read_pass, read_scores
 from icm_api.types import LabelScore
 
 
@@ -21,8 +21,12 @@ def chain(*examples: int, first: int = 0) -> Chain:
     return Chain(tuple((i, 0) for i in examples), first)
 
 
+def read(*scores: LabelScore | None) -> Pass:
+    return read_scores(range(len(scores)), scores, len(scores), 2)
+
+
 def one_pass(*chances: float) -> Pass:
-    return read_scores([score(p) for p in chances], 2)
+    return read(*[score(p) for p in chances])
 
 
 def chances(average: Average) -> list[float]:
@@ -64,15 +68,15 @@ def test_an_example_that_saw_nothing_hardly_counts():
 
 
 def test_what_was_never_scored_is_even_and_has_no_score():
-    average = Average.empty(2, 2).plus(read_scores([score(0.9), None], 2))
+    average = Average.empty(2, 2).plus(read(score(0.9), None))
     assert chances(average) == pytest.approx([0.9, 0.5])
     assert average.known.tolist() == [True, False]
     assert average.as_scores()[1] is None
 
 
 def test_scores_sum_to_one_and_carry_mass_and_bounds():
-    first = read_scores([score(0.9, 0.2, bounded=True)], 2)
-    found = Average.empty(1, 2).plus(first).plus(read_scores([score(0.8, 0.4)], 2)).as_scores()[0]
+    first = read(score(0.9, 0.2, bounded=True))
+    found = Average.empty(1, 2).plus(first).plus(read(score(0.8, 0.4))).as_scores()[0]
     assert found is not None
     assert sum(map(math.exp, found.logprobs_nats)) == pytest.approx(1.0)
     assert found.mass == pytest.approx(0.3)
@@ -87,11 +91,23 @@ def test_calibrated_log_probs_take_the_place_of_the_averaged_ones():
 
 def test_averaged_scores_keep_their_kind_and_kinds_are_never_mixed():
     voted = replace(score(0.8), kind="sampled")
-    average = (
-        Average.empty(1, 2).plus(read_scores([None], 2)).plus(read_scores([voted], 2)).plus(read_scores([None], 2))
-    )
+    average = Average.empty(1, 2).plus(read(None)).plus(read(voted)).plus(read(None))
     assert [each.kind for each in average.as_scores() if each] == ["sampled"]
     with pytest.raises(ValueError, match="several kinds"):
         average.plus(one_pass(0.5))
     with pytest.raises(ValueError, match="several kinds"):
         read_pass([chain(0, 1)], [[score(0.5), voted]], 2, 2)
+
+
+def test_scores_read_one_by_one_are_those_read_together():
+    n = MADE_AT_ONCE + 2
+    scores = (
+        Average.empty(n, 2).plus(read(*[score((i + 1) / (n + 1)) if i % 3 else None for i in range(n)])).as_scores()
+    )
+    together = list(scores)
+    assert len(scores) == len(together) == n
+    assert together == [scores[i] for i in range(n)] == scores[:]
+    assert scores[-1] == together[n - 1]
+    assert together[0] is None
+    with pytest.raises(IndexError):
+        scores[n]

