@@ -58,7 +58,7 @@ class Evidence:
     agreement: float | None = None
     """Mean share of equal labels over pairs of restarts."""
     own_meaning: Sequence[int | None] | None = None
-    """Labels after random demonstrations: what the label words themselves mean to the model."""
+    """Labels before the model has seen any: what the label words themselves mean to it."""
     cut_short: str | None = None
     """What stopped the search before its end; None: nothing did."""
     settled: bool = False

@@ -29,9 +29,11 @@ class Labelling:
     agreement: float | None = None
     """Mean share of equal labels over pairs of restarts; None for a method without, or with a single one."""
     own_meaning: tuple[int | None, ...] | None = None
-    """Labels after random demonstrations: what the label words themselves mean to the model; None: not asked."""
+    """Labels before the model has seen any: what the label words themselves mean to it; None: not asked."""
     settled: bool = False
-    """The search would change none of them any more, even where it has not come to its end."""
+    """The search would change none of these labels any more."""
+    asked_alone: bool = False
+    """Each example was asked with nothing before it, because demonstrations spoil what the model knows."""
 
     @classmethod
     def of(

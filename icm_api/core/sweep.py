@@ -65,6 +65,7 @@ JUDGED_AT = 0.5
 """Temperature at which the labels that are kept are calibrated. Towards 0 their counts are the shares, which is right
 where scores are weak; at 1 only their mean probabilities are, which forgives a wrong estimate where scores are clear.
 This is between."""
+ALONE_NOTE = "asked about examples alone, the model tells far more about their labels than after demonstrations"
 MOST_IN_CLUSTERS = 2_000
 """Examples that a temperature is read off; more would tell the same and take longer."""
 SAME_LABELS = 0.95
@@ -138,14 +139,6 @@ class Restart:
         return self.rank / ALONE_TELLS if self.alone else self.rank
 
     @property
-    def temperature(self) -> float:
-        """For the probabilities that are shown; 1 where too few examples are known."""
-        known = np.flatnonzero(self.average.known)[:MOST_IN_CLUSTERS]
-        if len(known) < LEAST_TO_ESTIMATE * len(self.shares):
-            return 1.0
-        return cluster_temperature(self.average.logprobs[known], self.calibrated[known], self.average.trust[known])
-
-    @property
     def known_labels(self) -> tuple[int | None, ...]:
         """None where no pass has given a score: a label never comes from a missing number."""
         labels = self.labels.astype(object)
@@ -174,6 +167,8 @@ class SweepStep:
     own_meaning: tuple[int | None, ...] | None = field(default=None, repr=False)
     stop: str | None = None
     spared: int = 0
+    settled: bool = False
+    """Nothing but the rest is left to ask about, and the labels of the pool have settled."""
 
     @property
     def gap_nats(self) -> float:
@@ -194,11 +189,12 @@ class SweepStep:
         raw = Labelling.of(self.problem, labels, average.as_scores(), alpha=self.alpha)
         return replace(
             raw,
-            scores=average.as_scores(log_softmax(self.best.calibrated / self.best.temperature)),
+            scores=average.as_scores(as_sure_as_clusters(average, self.best.calibrated)),
             information_nats=self.best.information_nats,
             agreement=self.agreement,
             own_meaning=self.own_meaning,
-            settled=self.best.settled,
+            settled=self.settled,
+            asked_alone=self.best.alone,
         )
 
     @property
@@ -301,6 +297,7 @@ class _Sweep:
             heard = await self._passes(drawn)
             after = [self._advance(*each) for each in zip(group, heard, heats, strict=True)]
             self.finished += [restart for restart in after if self._has_ended(restart)]
+            self.finished.sort(key=lambda restart: restart.number)
             self.agreement = _agreement([restart.labels[self.pool] for restart in self.finished])
             before, group = group, [restart for restart in after if not self._has_ended(restart)]
             for old, new, heat in zip(before, after, heats, strict=True):
@@ -321,10 +318,11 @@ class _Sweep:
             self.passes_beside += self.alone_follows
 
     def _came_to_the_same(self) -> bool:
-        """Whether two restarts have, and to labels that the texts tell something about."""
-        pairs = combinations([restart.labels[self.pool] for restart in self.finished], 2)
-        same = any((a == b).mean() >= SAME_LABELS for a, b in pairs)
-        return same and self._best().rank >= LITTLE_INFORMATION
+        """Whether another restart came to the labels of the best, and the texts tell something about these."""
+        best = self._best()
+        others = [restart for restart in self.finished if restart is not best]
+        same = any((best.labels == other.labels)[self.pool].mean() >= SAME_LABELS for other in others)
+        return same and best.rank >= LITTLE_INFORMATION
 
     def _alone_tells_more(self) -> bool:
         """As far as the anchors show it."""
@@ -359,14 +357,11 @@ class _Sweep:
         if not len(self.rest):
             return
         best = self._best()
-        shown = self.pool[:0] if best.alone else self.pool[best.average.known[self.pool]]
-        order = self._rng(3).permutation(shown).tolist()
+        order = self._rng(3).permutation(self.pool[best.average.known[self.pool]]).tolist()
         size = max(TAIL_BATCH, -(-len(self.rest) // MOST_TAIL_STEPS))
         for first in range(0, len(self.rest), size):
             batch = self.rest[first : first + size].tolist()
-            queries = self.chains.queries(order, best.labels.tolist(), batch, most=self.settings.tail_demonstrations)
-            scores = await self.scorer.score(queries)
-            heard = read_scores(batch, scores, self.problem.n_examples, self.problem.n_labels)
+            heard = await (self._ask_alone(batch) if best.alone else self._ask_after(order, best, batch))
             self.tail_done += len(batch)
             before, best = best, self._solved(replace(best, average=best.average.plus(heard)))
             self.finished = [best]
@@ -378,6 +373,13 @@ class _Sweep:
         """Each with nothing before it."""
         scores = await self.scorer.score_chains([Chain(((i, 0),)) for i in examples])
         heard = [score for (score,) in scores]
+        return read_scores(examples, heard, self.problem.n_examples, self.problem.n_labels)
+
+    async def _ask_after(self, shown: Sequence[int], found: Restart, examples: Sequence[int]) -> Pass:
+        """Each after the same examples with the labels found for them."""
+        most = self.settings.tail_demonstrations
+        queries = self.chains.queries(shown, found.labels.tolist(), examples, most=most)
+        heard = await self.scorer.score(queries)
         return read_scores(examples, heard, self.problem.n_examples, self.problem.n_labels)
 
     def _under_first_shares(self, heard: Pass) -> Pass:
@@ -520,18 +522,16 @@ class _Sweep:
             agreement=self.agreement,
             own_meaning=self.own_meaning,
             stop=self._reason() if ended and self.tail_done == len(self.rest) else None,
+            settled=ended and self._best().settled,
         )
 
     def _notes(self) -> tuple[str, ...]:
         """What was asked in another way than one would expect."""
         notes = []
-        if self.alone_would_tell_more:
-            taken = self.settings.may_ask_alone
-            advice = "so each was asked alone" if taken else "try --method zero-shot"
-            notes.append(
-                "asked about examples alone, the model tells far more about their labels than after demonstrations: "
-                + advice
-            )
+        if self.finished and self._best().alone:
+            notes.append(f"{ALONE_NOTE}: these labels are those of examples asked alone")
+        elif self.alone_would_tell_more and not self.settings.may_ask_alone:
+            notes.append(f"{ALONE_NOTE}: try --method zero-shot")
         if self.lonely:
             notes.append(
                 f"{self.lonely} of {len(self.pool)} examples were asked without demonstrations: all others are "
@@ -565,6 +565,17 @@ def calibrated_at(average: Average, shares: Floats, heat: float, among: Ints | N
         pull = temperature * offsets(result[chosen] / temperature, shares, average.trust[chosen])
         result[chosen] = log_softmax(result[chosen] + pull)
     return result
+
+
+def as_sure_as_clusters(average: Average, logprobs: Floats) -> Floats:
+    """Calibrated log-probabilities (n, labels) as they are shown: divided by `cluster_temperature`, and renormalised.
+    Where too few examples are known to see clusters they stay as they are."""
+    known = np.flatnonzero(average.known)
+    if len(known) < LEAST_TO_ESTIMATE * logprobs.shape[1]:
+        return logprobs
+    if len(known) > MOST_IN_CLUSTERS:  # from all over the file, which may be sorted
+        known = known[np.linspace(0, len(known) - 1, MOST_IN_CLUSTERS).astype(int)]
+    return log_softmax(logprobs / cluster_temperature(average.logprobs[known], logprobs[known], average.trust[known]))
 
 
 def _changed(old: Restart, new: Restart) -> list[int]:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from itertools import islice
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from icm_api.core.context import Query
 from icm_api.core.diagnose import label_shares
 from icm_api.core.passes import Average, read_scores
 from icm_api.core.step import Labelling
-from icm_api.core.sweep import JUDGED_AT, LEAST_TO_ESTIMATE, TAIL_BATCH, calibrated_at
+from icm_api.core.sweep import JUDGED_AT, LEAST_TO_ESTIMATE, TAIL_BATCH, as_sure_as_clusters, calibrated_at
 from icm_api.data.writers import write_jsonl
 from icm_api.errors import ConfigError, IcmError
 from icm_api.run.compose import Say, open_client
@@ -26,11 +25,10 @@ from icm_api.run.job import label_shares as shares_by_name
 from icm_api.run.job import prepare
 from icm_api.run.load import LoadedRun
 from icm_api.run.methods import Tools
-from icm_api.run.outcome import LabelRow, final_finding, label_rows
+from icm_api.run.outcome import LabelRow, LabelRows, final_finding
 from icm_api.run.plan import estimate_queries, in_words, look_out
 from icm_api.run.runner import Place
 from icm_api.run.transfer import Transfer, beside, demonstrations, other_model
-from icm_api.types import LabelScore
 
 Done = Callable[[int, int], None]
 """Told (asked, of all) after each batch."""
@@ -40,7 +38,7 @@ Done = Callable[[int, int], None]
 class NewLabels:
     """What was found. `error`: what cut it short; `rows` then have no label for those that were not reached."""
 
-    rows: tuple[LabelRow, ...]
+    rows: tuple[LabelRow, ...] = field(repr=False)
     out: Path
     demonstrations: int
     """At most, before a question: its siblings are left out, and what does not fit."""
@@ -75,7 +73,8 @@ async def label_new(
     done: Done = lambda _asked, _all: None,
     say: Say | None = None,
 ) -> NewLabels:
-    """Label the data of `config` (see `transfer_settings`) as the run's own rest would be, and write `config.out`.
+    """Label the data of `config` (see `transfer_settings`) as the run's own rest would be, and write `config.out`: with
+    its labels as demonstrations, or with none where the run found that these spoil what the model knows.
 
     The answers are calibrated as those of `sweep --pool` are: to `config.class_prior`, else to the shares that the run
     found, which takes the new examples to be of the same kind. Fewer than 8 new ones a label cannot tell a share from
@@ -87,7 +86,8 @@ async def label_new(
     out = _checked_out(loaded, config)
     new = prepare(config)
     prior = None if config.class_prior is None else shares_by_name(config.class_prior, new.label_names)
-    transfer = beside(loaded, new, demonstrations(loaded, most))
+    alone = loaded.summary is not None and bool(loaded.summary.get("asked_alone"))
+    transfer = beside(loaded, new, [] if alone else demonstrations(loaded, most))
     async with open_client(config, environ, say) as client:
         outlook = await look_out(transfer.job, client.provider)
         asking = _Asking(transfer, outlook.tools, prior or _found_shares(loaded), given=prior is not None)
@@ -97,12 +97,12 @@ async def label_new(
         if error is not None and not asking.average.known.any():
             raise error
         rows = asking.rows()
-        write_jsonl(out, (asdict(row) for row in rows))
+        write_jsonl(out, (row.as_json() for row in rows))
         if error is not None:
             error.add_note(f"the labels found so far are in {out}; the same command goes on from the cache")
         notes = (*asking.notes, *outlook.tools.scorer.notes, *other_model(loaded, client.provider))
         shares = asking.shares_by_name if asking.calibrates else None
-        return NewLabels(tuple(rows), out, asking.demonstrations, shares, client.snapshot(), notes, error)
+        return NewLabels(rows, out, asking.demonstrations, shares, client.snapshot(), notes, error)
 
 
 class _Asking:
@@ -133,15 +133,13 @@ class _Asking:
                 answers = await self.tools.scorer.score(batch)
             except IcmError as error:
                 return error
-            scores: list[LabelScore | None] = [None] * problem.n_examples
-            for query, answer in zip(batch, answers, strict=True):
-                scores[query.example] = answer
-            self.average = self.average.plus(read_scores(scores, problem.n_labels))
+            heard = read_scores([query.example for query in batch], answers, problem.n_examples, problem.n_labels)
+            self.average = self.average.plus(heard)
             asked += len(batch)
             done(asked, len(self.transfer.new))
         return None
 
-    def rows(self) -> list[LabelRow]:
+    def rows(self) -> tuple[LabelRow, ...]:
         """One for each new example; the rules are obeyed."""
         job, known = self.transfer.job, self.average.known
         logprobs = self.average.logprobs
@@ -149,9 +147,9 @@ class _Asking:
             logprobs = calibrated_at(self.average, np.array(self.shares), JUDGED_AT)
         solution = job.problem.consistency.solve(logprobs, examples=np.flatnonzero(known).tolist())
         labels = [solution.labels[i] if known[i] else self.transfer.labels[i] for i in range(job.problem.n_examples)]
-        found = Labelling.of(job.problem, labels, self.average.as_scores(logprobs))
-        rows = label_rows(job, final_finding(job.problem, found, job.config))
-        return list(islice(rows, self.transfer.new.start, None))
+        shown = as_sure_as_clusters(self.average, logprobs) if self.calibrates else logprobs
+        found = Labelling.of(job.problem, labels, self.average.as_scores(shown))
+        return LabelRows(job, final_finding(job.problem, found, job.config))[self.transfer.new.start :]
 
     @property
     def shares_by_name(self) -> dict[str, float]:

@@ -100,6 +100,8 @@ class Summary:
     collapsed: bool
     """(Nearly) all examples have one label: a utility that is high for no good reason."""
     forced: int
+    asked_alone: bool
+    """`icm_api.core.step.Labelling.asked_alone`: `icm-api label` asks new examples so too."""
     score_kind: str | None
     """Of all label scores, as `LabelRow.kind`; None: nothing was labelled."""
     bounded_scores: int
@@ -259,6 +261,7 @@ def summarise(
         agreement=found.agreement,
         collapsed=collapsed(found.labels, len(names)),
         forced=len(finding.forced),
+        asked_alone=found.asked_alone,
         score_kind=next((score.kind for score in found.scores if score is not None), None),
         warnings=(*warnings, *_unsaid(found, cut_short), *(sign.evidence for sign in diagnosis.signs)),
         **{name: getattr(snapshot, name) for name in COUNTS},

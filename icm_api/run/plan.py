@@ -264,7 +264,10 @@ async def _passes(outlook: Outlook) -> _Spend:
 async def _sweep(outlook: Outlook) -> _Spend:
     """The dearer of its two ways: on from examples asked alone, and back to asking alone; or, where a model is silent
     then, on from random labels."""
-    note = "all passes made; it ends earlier where labels settle"
+    note = (
+        "all passes made, and a model that is silent at first or loses the concept among demonstrations allowed for; "
+        "it ends earlier where labels settle or two restarts agree"
+    )
     on, silent = [await _played(outlook, "at most", note, silent=silent) for silent in (False, True)]
     if not outlook.capabilities.prompt_logprobs:
         more = most_asked_alone(outlook.job.problem, sweep_settings(outlook.job), outlook.job.config.seed)

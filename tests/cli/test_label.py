@@ -1,6 +1,7 @@
 """`icm-api label`: new examples with a finished run as context."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -49,7 +50,7 @@ def test_the_labels_are_those_of_the_run_s_concept(icm, write, run):
 
     write("new.jsonl", NEW)
     label(icm)
-    task = load_run(Path("run")).job.task
+    task = load_run(Path("run"), os.environ).job.task
     right = 0
     for row, found in zip(NEW, read("new.labels.jsonl"), strict=True):
         text = task.template.render({"text": row["text"]}).rstrip()
@@ -168,7 +169,7 @@ def test_a_run_that_is_not_there_is_named(icm, write):
 
 def test_the_shares_are_those_of_all_that_the_run_found_also_where_it_abstained(icm, write, run):
     write("new.jsonl", NEW)
-    assert icm("run", "old.jsonl", *SETTINGS, "--run-dir", "sure", "--seed", "1", "--abstain-below", "0.8").code == 0
+    assert icm("run", "old.jsonl", *SETTINGS, "--run-dir", "sure", "--seed", "1", "--abstain-below", "0.999").code == 0
     found = [max(row["logprobs"], key=row["logprobs"].get) for row in read("sure/labels.jsonl")]
     given = [row["label"] for row in read("sure/labels.jsonl") if row["label"]]
     assert given.count("positive") / len(given) != found.count("positive") / len(found)
@@ -176,3 +177,11 @@ def test_the_shares_are_those_of_all_that_the_run_found_also_where_it_abstained(
     assert done.json["shares"]["positive"] == pytest.approx(found.count("positive") / len(found))
     assert done.json["abstained"] == 40 - done.json["labelled"] > 0
     assert f"{done.json['abstained']} left unlabelled as too unsure" in done.err
+
+
+def test_new_examples_are_asked_alone_where_the_run_s_were(icm, write, run):
+    summary = Path("run/summary.json")
+    summary.write_text(json.dumps(json.loads(summary.read_text()) | {"asked_alone": True}))
+    write("new.jsonl", NEW)
+    done = label(icm)
+    assert (done.code, done.json["demonstrations"], done.json["labelled"]) == (0, 0, 40)

@@ -13,9 +13,10 @@ import pytest
 from icm_api.core.chains import ChainBuilder, ChainPolicy
 from icm_api.core.context import Chain, Query
 from icm_api.core.diagnose import LITTLE_INFORMATION, POOR_AGREEMENT
+from icm_api.core.passes import Average, read_scores
 from icm_api.core.problem import Problem
 from icm_api.core.relations import broken
-from icm_api.core.sweep import SweepSettings, SweepStep, sweep
+from icm_api.core.sweep import SweepSettings, SweepStep, as_sure_as_clusters, sweep
 from icm_api.errors import TransientError
 from icm_api.types import LabelScore, Relation
 from tests.unit.core.learner import Learner, accuracy
@@ -294,6 +295,78 @@ async def test_labels_that_demonstrations_spoil_are_those_of_examples_asked_alon
     assert steps[-1].stop is not None
     assert steps[-1].done == steps[-1].total
     assert sum(step.asked for step in steps) == scorer.asked
+
+
+async def test_the_labels_of_examples_asked_alone_are_the_same_however_many_restarts_run_side_by_side():
+    truth, found = truth_of(40, 40), []
+    for parallel in (1, 2, 3):
+        scorer = Distracted(truth, signal=6.0, meaning=20.0)
+        steps = await run(Problem.build(2, [None] * 80), scorer, SweepSettings(parallel=parallel, pool=40))
+        found.append(steps[-1].found.labels)
+    assert found[0] == found[1] == found[2]
+
+
+class Hushed(Distracted):
+    """Says nothing about some examples that are asked alone."""
+
+    hushed = frozenset(range(0, 80, 7))
+
+    async def score_chains(self, chains: Sequence[Chain]) -> Sequence[Sequence[LabelScore | None]]:  # type: ignore[override]
+        told = await super().score_chains(chains)
+        silent = [len(chain.examples) == 1 and chain.examples[0][0] in self.hushed for chain in chains]
+        return [[None] if mute else scores for mute, scores in zip(silent, told, strict=True)]
+
+
+async def test_an_example_of_the_rest_that_is_silent_alone_gets_no_label_and_stops_nobody():
+    truth = truth_of(40, 40)
+    steps = await run(Problem.build(2, [None] * 80), Hushed(truth, signal=6.0, meaning=20.0), SweepSettings(pool=40))
+    assert steps[-1].best.alone
+    rest = set(range(80)) - {i for i, label in enumerate(steps[-2].labels) if label is not None}
+    unlabelled = {i for i, label in enumerate(steps[-1].labels) if label is None}
+    assert rest & Hushed.hushed
+    assert unlabelled == Hushed.hushed
+
+
+class Deceptive(Distracted):
+    """Clear about the first examples that are asked alone, and about no other."""
+
+    clear = 32
+
+    async def score_chains(self, chains: Sequence[Chain]) -> list[list[LabelScore]]:
+        before = sum(len(chain.examples) == 1 for chain in self.chains)
+        told = await super().score_chains(chains)
+        return told if before < self.clear else [[self._even(score) for score in scores] for scores in told]
+
+    def _even(self, score: LabelScore) -> LabelScore:
+        return replace(score, logprobs_nats=(-math.log(2), -math.log(2)))
+
+    def _guess(self, score: LabelScore) -> LabelScore:
+        return score
+
+
+async def test_asking_alone_is_not_said_to_be_kept_where_the_labels_of_a_restart_are():
+    scorer = Deceptive(truth_of(100, 100), signal=2.0, meaning=50.0)
+    steps = await run(Problem.build(2, [None] * 200), scorer, SweepSettings())
+    for step in steps:
+        assert step.best.alone == any("asked alone" in note for note in step.notes)
+
+
+async def test_a_search_that_goes_on_has_not_settled():
+    steps = await run(Problem.build(2, [None] * 48), learner(truth_of(24, 24)), SweepSettings())
+    assert [step.found.settled for step in steps] == [False] * (len(steps) - 1) + [steps[-1].best.settled]
+    assert steps[-1].found.settled
+
+
+def test_confidences_do_not_depend_on_the_order_of_the_file():
+    rng, n = np.random.default_rng(0), 6_000
+    odds = np.concatenate([rng.normal(-1, 0.2, n // 2), rng.normal(1, 0.2, n // 2)])
+    sure = []
+    for order in (np.arange(n), rng.permutation(n)):
+        scores = [LabelScore((0.0, float(odds[i])), 1.0, (False, False)) for i in order]
+        average = Average.empty(n, 2).plus(read_scores(range(n), scores, n, 2))
+        sure.append(float(np.exp(as_sure_as_clusters(average, average.logprobs)).max(axis=1).mean()))
+    assert sure[0] == pytest.approx(sure[1], abs=0.01)
+    assert sure[0] > 0.99
 
 
 async def test_where_a_pass_is_one_request_it_is_only_said_that_asking_alone_would_tell_more():

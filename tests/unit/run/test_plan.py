@@ -15,13 +15,14 @@ from icm_api.config import RunConfig, load_config
 from icm_api.core.anneal import AnnealSettings, anneal
 from icm_api.core.context import ContextBuilder
 from icm_api.core.problem import Problem
+from icm_api.core.sweep import most_asked_alone
 from icm_api.errors import ConfigError
 from icm_api.providers.synthetic import Synthetic
 from icm_api.run.compose import build_search, measure_sizes
 from icm_api.run.job import Job, prepare
-from icm_api.run.methods import METHODS
+from icm_api.run.methods import METHODS, sweep_settings
 from icm_api.run.outcome import Summary
-from icm_api.run.plan import Estimate, Plan, estimate, look_out, plan
+from icm_api.run.plan import Estimate, Plan, _played, estimate, look_out, plan
 from icm_api.run.runner import Result, run
 from icm_api.run.scorer import PromptScorer
 from icm_api.types import Capabilities, TokenCountRequest
@@ -146,6 +147,10 @@ async def test_a_sweep_whose_labels_never_settle_asks_not_much_less_than_was_pla
     summary = (await labelled(given.model_copy(update={"provider_options": nothing}))).summary
     assert summary.stop_reason == "passes"
     assert asked(summary) <= summary.planned_requests <= 1.3 * asked(summary)
+    outlook = await look_out(prepare(given, rows()), Synthetic.from_options(nothing))
+    plain = await _played(outlook, "at most")
+    alone = 0 if echo else most_asked_alone(outlook.job.problem, sweep_settings(outlook.job), given.seed)
+    assert asked(summary) in (plain.requests, plain.requests + alone), "what a model that speaks is asked, exactly"
     assert looks_like(summary.planned_prompt_tokens, summary.prompt_tokens, 0.3)
 
 
