@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from benchmarks.label_tasks import TASKS, Row
 from benchmarks.labelling import BALANCED, WAYS, read_results
 from icm_api.config import GOLD_METHOD
+from icm_api.core.diagnose import information_share
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,9 +41,13 @@ COURSE_NOTE = (
 )
 ABOVE = 0.05
 """How far above both baselines an accuracy must be to count as clearly above them."""
+SEARCHES = ("sweep", "bootstrap", "anneal")
+"""The baselines cannot be clearly above themselves, and gold demonstrations are a ceiling."""
+LEVELS = ("healthy", "doubtful", "failed")
 DIAGNOSIS_NOTE = (
-    "Verdicts use no gold. Area: how often a run that is not good has more, or graver, signs than one that is (ties "
-    f"count half). Clearly above chance: by {CLEARLY:g} over the larger label share. Clearly above zero-shot and "
+    "Of the methods that search. Verdicts use no gold. Area: how often a run that is not good has the graver verdict "
+    "of the two, or with the same verdict the smaller share of information (ties count half). Tasks without truth "
+    f"are never good. Clearly above chance: by {CLEARLY:g} over the larger label share. Clearly above zero-shot and "
     f"random demonstrations: by {ABOVE:g} over the better of the two and the larger label share."
 )
 FAILURES_NOTE = (
@@ -187,15 +192,14 @@ class Report:
     def diagnosis(self) -> str:
         """Of runs that have a verdict and are no ceiling: how good those of each verdict are, and the area under the
         curve of true against false alarms."""
-        rows = [row for row in self.all_rows if row.get("verdict") and row["method"] != GOLD_METHOD]
+        rows = [row for row in self.all_rows if row.get("verdict") and row["method"] in SEARCHES]
         body = []
-        for verdict in ("healthy", "doubtful", "failed"):
+        for verdict in LEVELS:
             found = [row for row in rows if row["verdict"] == verdict]
             judged = [row["accuracy"] for row in found if row["accuracy"] is not None]
             good_ones = [_of([good(row) for row in found]) for good in (_held, self._better)]
             body.append([verdict, str(len(found)), number(mean(judged) if judged else None), *good_ones])
-        alarms = [len(row["signs"]) + 100 * (row["verdict"] == "failed") for row in rows]
-        areas = [roc_area(alarms, [not good(row) for row in rows]) for good in (_held, self._better)]
+        areas = [roc_area(list(map(_alarm, rows)), [not good(row) for row in rows]) for good in (_held, self._better)]
         return table(
             ["verdict", "runs", "accuracy", "clearly above chance", "clearly above zero-shot and random"],
             [*body, ["area under the curve", str(len(rows)), "", *map(number, areas)]],
@@ -261,7 +265,11 @@ class Report:
         )
 
 
-def roc_area(alarms: Sequence[float], bad: Sequence[bool]) -> float | None:
+def _alarm(row: Row) -> tuple[float, float]:
+    return LEVELS.index(row["verdict"]), -information_share(row["information_nats"], row["label_shares"])
+
+
+def roc_area(alarms: Sequence[tuple[float, ...]], bad: Sequence[bool]) -> float | None:
     """Area under the ROC curve (Mann and Whitney's statistic); None where all are good, or all bad."""
     pairs = [
         (a, b)

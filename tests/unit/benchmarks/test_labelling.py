@@ -155,7 +155,7 @@ def test_a_bad_line_among_good_ones_is_refused_with_its_number(tmp_path):
 # --- the report -------------------------------------------------------------------------------------------
 
 
-def row(task: str, method: str, seed: int, accuracy: float, prior: str = "unknown", **fields):
+def row(task: str, method: str, seed: int, accuracy: float | None, prior: str = "unknown", **fields):
     found = {
         "task": task,
         "share": 0.5,
@@ -273,8 +273,24 @@ def test_a_synthetic_draw_has_its_shares_and_the_learners_truth(case):
         assert all(sum(truth[first : first + 4]) == 1 for first in range(0, 40, 4))
 
 
-def test_the_area_is_the_share_of_pairs_in_which_the_bad_run_has_more_signs():
-    assert roc_area([0, 1, 2], [False, False, True]) == 1.0
-    assert roc_area([2, 1, 0], [False, False, True]) == 0.0
-    assert roc_area([1, 1], [False, True]) == 0.5
-    assert roc_area([0, 1], [False, False]) is None
+def test_the_area_is_the_share_of_pairs_in_which_the_bad_run_has_the_graver_alarm():
+    low, middle, high = (0.0, -0.4), (1.0, -0.6), (1.0, -0.2)
+    assert roc_area([low, middle, high], [False, False, True]) == 1.0
+    assert roc_area([high, middle, low], [False, False, True]) == 0.0
+    assert roc_area([low, low], [False, True]) == 0.5
+    assert roc_area([low, high], [False, False]) is None
+
+
+def test_the_diagnosis_is_of_searches_only_and_a_task_without_truth_is_never_good(hand_made):
+    judged = {"verdict": "healthy", "signs": [], "label_shares": [0.5, 0.5], "information_nats": 0.5}
+    rows = [
+        row("messages", "sweep", 0, 0.9, **judged),
+        row("messages", "zero-shot", 0, 0.5, **judged),
+        row("political", "sweep", 0, None, **judged | {"verdict": "doubtful"}),
+    ]
+    hand_made.write_text("".join(json.dumps(each) + "\n" for each in rows), encoding="utf-8")
+    (found,) = reports([hand_made])
+    assert line(found.diagnosis(), "healthy") == ["1", "0.90", "1 of 1", "1 of 1"]
+    assert line(found.diagnosis(), "doubtful") == ["1", NONE, "0 of 1", "0 of 1"]
+    assert line(found.diagnosis(), "area under the curve")[-1] == "1.00"
+    assert "political" not in found.accuracy(0.5)
