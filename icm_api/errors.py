@@ -62,13 +62,16 @@ class CacheError(IcmError):
 
 
 class BudgetError(IcmError):
-    """A limit on requests, tokens or dollars would be passed by the next request, so it was not sent."""
+    """A limit on requests, tokens or dollars would be passed by what comes next, so it was not sent. `spent` is None
+    where nothing was counted; then `message` says what would have passed the limit."""
 
     exit_code = 3
 
-    def __init__(self, limit: str, spent: int | Decimal, allowed: int | Decimal) -> None:
+    def __init__(
+        self, limit: str, spent: int | Decimal | None, allowed: int | Decimal, message: str | None = None
+    ) -> None:
         self.limit, self.spent, self.allowed = limit, spent, allowed
-        super().__init__(f"stopped before passing {limit} = {allowed} (used so far: {spent})")
+        super().__init__(message or f"stopped before passing {limit} = {allowed} (used so far: {spent})")
 
 
 class VerdictError(IcmError):

@@ -49,6 +49,7 @@ def audit(
     seed: int,
     run_data: str | None,
     run_relations: Path | None,
+    trust: bool,
     as_json: bool,
 ) -> None:
     """Ask a person about some examples of RUN.
@@ -64,7 +65,7 @@ def audit(
 
     if sheet is not None and answers is not None:
         raise ConfigError("--csv writes a sheet and --answers reads one; give one of them")
-    loaded = open_run(run_name, run_data, run_relations)
+    loaded = open_run(run_name, run_data, run_relations, trust=trust)
     if sheet is not None:
         asked = examples_to_ask(loaded, n, seed=seed)
         write_sheet(sheet, loaded, asked)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import site
 import sys
 import sysconfig
 import traceback
@@ -14,8 +15,11 @@ _INSTALLED = tuple(
     for folder in (
         *icm_api.__path__,
         *(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib", "scripts")),
+        site.getusersitepackages(),
     )
 )
+_PACKAGES = {"site-packages", "dist-packages"}
+"""Folders of installed packages, those of another installation on the path too."""
 
 
 def blamed(error: BaseException) -> str | None:
@@ -32,4 +36,5 @@ def _is_own(filename: str) -> bool:
     if filename.startswith("<"):
         return False
     path = Path(filename).resolve()
-    return not any(path.is_relative_to(folder) for folder in _INSTALLED) and path != Path(sys.argv[0]).resolve()
+    installed = not _PACKAGES.isdisjoint(path.parts) or any(path.is_relative_to(folder) for folder in _INSTALLED)
+    return not installed and path != Path(sys.argv[0]).resolve()

@@ -11,7 +11,7 @@ import click
 
 from icm_api.cli.completion import complete_run
 from icm_api.cli.options import Sectioned, with_options
-from icm_api.cli.transfer import TRANSFER_OPTIONS, open_trusted_run, progress, read_settings
+from icm_api.cli.transfer import TRANSFER_OPTIONS, open_run, progress, read_settings
 from icm_api.cli.waiting import talk, until_done
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def evaluate(
     from icm_api.report.charts import interval_chart, standalone
     from icm_api.run.evaluate import evaluate as compare
 
-    loaded = open_trusted_run(run_name, run_data, run_relations, trust=trust)
+    loaded = open_run(run_name, run_data, run_relations, trust=trust)
     config = read_settings(loaded, test, flags, config_file, no_groups=no_groups)
     say = None if display == "none" else talk
     found = until_done(compare(loaded, config, os.environ, n=n, most=demonstrations, done=progress(display), say=say))

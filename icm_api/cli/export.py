@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from icm_api.cli.completion import complete_run
+from icm_api.cli.options import TRUST_OPTION
+from icm_api.cli.transfer import open_run
 from icm_api.cli.waiting import talk
 from icm_api.data.exports import FORMATS
 
@@ -34,18 +36,17 @@ _PATH = click.Path(path_type=Path)
 @click.option("--card", is_flag=True, help="Write a dataset card, README.md, beside the file.")
 @click.option("--data", help="Where the data are now, if they were moved; what they hold must be the same.")
 @click.option("--relations", type=_PATH, help="Where the relations are now, if they were moved.")
+@TRUST_OPTION
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object of what was written.")
-def export(run_name: str, data: str | None, relations: Path | None, as_json: bool, **options: Any) -> None:
+def export(run_name: str, data: str | None, relations: Path | None, trust: bool, as_json: bool, **options: Any) -> None:
     """Write the labels of RUN for training or review.
 
     RUN is a run folder or its name under runs/. Examples without a label are left out and counted. A run that is cut
     short or still going on gives its labels so far.
     """
     from icm_api.run.export import ExportOptions, export_run
-    from icm_api.run.load import load_run
-    from icm_api.run.resume import find_run
 
-    run = load_run(find_run(run_name), data=data, relations=relations)
+    run = open_run(run_name, data, relations, trust=trust)
     report = export_run(run, ExportOptions(**options))
     for notice in report.notices:
         talk(f"notice: {notice}")

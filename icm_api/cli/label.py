@@ -11,7 +11,7 @@ import click
 
 from icm_api.cli.completion import complete_file, complete_run
 from icm_api.cli.options import Sectioned, with_options
-from icm_api.cli.transfer import TRANSFER_OPTIONS, open_trusted_run, progress, read_settings
+from icm_api.cli.transfer import TRANSFER_OPTIONS, open_run, progress, read_settings
 from icm_api.cli.waiting import talk, until_done
 from icm_api.errors import ConfigError
 
@@ -55,7 +55,7 @@ def label(
     """
     from icm_api.run.label_new import label_new
 
-    loaded = open_trusted_run(run_name, run_data, run_relations, trust=trust)
+    loaded = open_run(run_name, run_data, run_relations, trust=trust)
     flags["out"] = out or _beside(new)
     config = read_settings(loaded, new, flags, config_file, no_groups=no_groups)
     config = config.model_copy(update={"gold_column": None})  # nothing is compared here

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from icm_api.cli.completion import complete_run
+from icm_api.cli.options import TRUST_OPTION
+from icm_api.cli.transfer import open_run
 from icm_api.cli.waiting import printable, talk
 from icm_api.errors import ConfigError, IcmError
 
@@ -32,15 +34,20 @@ _PATH = click.Path(path_type=Path)
 @click.argument("run_name", metavar="RUN", shell_complete=complete_run)
 @click.option("--out", type=_PATH, help=f"File to write (default: {REPORT} in the run folder).")
 @click.option("--beside", multiple=True, metavar="RUN", help="Another run over the same data, to stand beside it.")
-@click.option("--charts", type=_PATH, metavar="FOLDER", help="Write the charts as SVG and PNG files too.")
+@click.option(
+    "--charts", type=_PATH, metavar="FOLDER", help="Write the charts as SVG (and PNG with the extra png) too."
+)
 @click.option("--data", help="Where the data are now, if they were moved; what they hold must be the same.")
-def report(run_name: str, out: Path | None, beside: Sequence[str], charts: Path | None, data: str | None) -> None:
+@TRUST_OPTION
+def report(
+    run_name: str, out: Path | None, beside: Sequence[str], charts: Path | None, data: str | None, trust: bool
+) -> None:
     """Write a page about RUN: one file that needs no network.
 
     RUN is a run folder or its name under runs/. Charts as PNG need the extra `png`.
     """
-    found = _load(run_name, data)
-    others = [_summary(_load(name, data)) for name in beside]
+    found = open_run(run_name, data, None, trust=trust)
+    others = [_summary(open_run(name, data, None, trust=trust)) for name in beside]
     path = out or found.path / REPORT
     settings = asdict(found.manifest)
     _write_page(path, found.job, found.rows, _summary(found), found.journal(), settings, others, charts)
@@ -49,8 +56,9 @@ def report(run_name: str, out: Path | None, beside: Sequence[str], charts: Path 
 
 @click.command()
 @click.argument("run_names", metavar="RUN RUN...", nargs=-1, required=True, shell_complete=complete_run)
+@TRUST_OPTION
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
-def compare(run_names: Sequence[str], as_json: bool) -> None:
+def compare(run_names: Sequence[str], trust: bool, as_json: bool) -> None:
     """Compare runs over the same data.
 
     Shows accuracy and cost, and where their labels differ. The first is the yardstick.
@@ -59,7 +67,7 @@ def compare(run_names: Sequence[str], as_json: bool) -> None:
 
     if len(run_names) < 2:
         raise click.UsageError("name two runs or more")
-    first, *rest = [_load(name, None) for name in run_names]
+    first, *rest = [open_run(name, None, None, trust=trust) for name in run_names]
     for other in rest:
         _refuse_other_examples(first, other)
     rows = [_compared(first, other, agreement) for other in (first, *rest)]
@@ -113,7 +121,7 @@ def _write_page(
 
 
 def _write_charts(folder: Path, charts: Mapping[str, Markup]) -> None:
-    """Each as SVG, and as PNG where that can be drawn."""
+    """Each as SVG, and as PNG where that can be drawn; a notice where it cannot."""
     from icm_api.data.writers import write_text
     from icm_api.report.charts import standalone
     from icm_api.report.png import GET_PNG, can_draw, png
@@ -124,8 +132,13 @@ def _write_charts(folder: Path, charts: Mapping[str, Markup]) -> None:
     if not can_draw():
         talk(f"notice: the charts in {folder} are SVG only; for PNG too: {GET_PNG}")
         return
-    for path, svg in files.items():
-        _write_bytes(path.with_suffix(".png"), png(svg))
+    try:
+        pictures = {path.with_suffix(".png"): png(svg) for path, svg in files.items()}
+    except ConfigError as error:
+        talk(f"notice: the charts in {folder} are SVG only: {error}")
+        return
+    for path, picture in pictures.items():
+        _write_bytes(path, picture)
 
 
 def _write_bytes(path: Path, content: bytes) -> None:
@@ -152,13 +165,6 @@ def _rows(job: Job, rows: Sequence[LabelRow]) -> list[ReportRow]:
         )
         for i, (row, right) in enumerate(zip(rows, gold, strict=True))
     ]
-
-
-def _load(name: str, data: str | None) -> LoadedRun:
-    from icm_api.run.load import load_run
-    from icm_api.run.resume import find_run
-
-    return load_run(find_run(name), data=data)
 
 
 def _summary(found: LoadedRun) -> Mapping[str, Any]:

@@ -1,4 +1,4 @@
-"""What `label` and `eval` share: a run, other data, and settings that are the run's unless given."""
+"""What commands after a run share: the run itself; and `label` and `eval`, other data with the run's settings."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ _PATH = click.Path(path_type=Path)
 RUN_OPTIONS = (
     click.option("--run-data", help="Where the run's data are now, if they were moved."),
     click.option("--run-relations", type=_PATH, help="The same for its relations."),
+    TRUST_OPTION,
 )
 _COLUMN_OPTIONS = (
     click.option(
@@ -40,30 +41,18 @@ TRANSFER_OPTIONS = (
     *(click.option("--demonstrations", type=click.IntRange(1), help="Labelled examples shown (default 64)."),),
     *_COLUMN_OPTIONS,
     *RUN_OPTIONS,
-    TRUST_OPTION,
     *PROVIDER_OPTIONS,
     *LIMIT_OPTIONS,
     *DISPLAY_OPTIONS,
 )
 
 
-def open_run(name: str, run_data: str | None, run_relations: Path | None) -> LoadedRun:
-    """A run by its folder or name, with its job made ready again."""
+def open_run(name: str, run_data: str | None, run_relations: Path | None, *, trust: bool) -> LoadedRun:
+    """A run by its folder or name, with its job made ready again. One that was not begun here must be trusted first."""
     from icm_api.run.load import load_run
     from icm_api.run.resume import find_run
 
-    return load_run(find_run(name), data=run_data, relations=run_relations)
-
-
-def open_trusted_run(name: str, run_data: str | None, run_relations: Path | None, *, trust: bool) -> LoadedRun:
-    """The same where the run's own host is asked: one that was not begun here must be trusted first."""
-    from icm_api.run.journal import read_manifest
-    from icm_api.run.origin import refuse_foreign
-    from icm_api.run.resume import find_run
-
-    path = find_run(name)
-    refuse_foreign(path, read_manifest(path), os.environ, trust=trust, say=talk)
-    return open_run(name, run_data, run_relations)
+    return load_run(find_run(name), os.environ, trust=trust, say=talk, data=run_data, relations=run_relations)
 
 
 def read_settings(

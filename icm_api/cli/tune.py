@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from icm_api.cli.completion import complete_run
+from icm_api.cli.options import TRUST_OPTION
 from icm_api.cli.waiting import talk, until_done
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ class Dollars(click.ParamType[Decimal]):
 @click.option("--dry-run", is_flag=True, help="Write and check the files; send nothing.")
 @click.option("--data", help="Where the run's data are now, if they were moved.")
 @click.option("--relations", type=_PATH, help="The same for its relations.")
+@TRUST_OPTION
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object of the job.")
 def tune(
     run_name: str,
@@ -85,6 +87,7 @@ def tune(
     dry_run: bool,
     data: str | None,
     relations: Path | None,
+    trust: bool,
     as_json: bool,
     **chosen: Any,
 ) -> None:
@@ -96,17 +99,22 @@ def tune(
     """
     from icm_api.providers.http import checked_base_url
     from icm_api.providers.tuning import HOSTS, default_url, find_key, open_tuner
+    from icm_api.run.journal import read_manifest
     from icm_api.run.load import load_run
+    from icm_api.run.origin import refuse_foreign
     from icm_api.run.resume import find_run
     from icm_api.run.tune import TuningSettings, failure_of, open_tuning
 
     provider, path = chosen["provider"], find_run(run_name)
+    refuse_foreign(path, read_manifest(path), os.environ, trust=trust, say=talk)  # of its tunings in the folder too
     url = checked_base_url(base_url or default_url(provider))
     if notice := HOSTS[provider].notice:
         talk(f"notice: {notice}")
     with open_tuning(path, TuningSettings(base_url=url, **chosen), suffix) as tuning:
         if not tuning.may_be_launched:
-            _show_prepared(tuning, tuning.prepare(load_run(path, data=data, relations=relations)))
+            _show_prepared(
+                tuning, tuning.prepare(load_run(path, os.environ, trust=trust, data=data, relations=relations))
+            )
         if dry_run:
             talk("dry run: nothing was sent")
         elif not tuning.is_over:

@@ -24,7 +24,7 @@ from icm_api.core.passes import Average, Pass, read_pass, read_scores
 from icm_api.core.problem import Problem
 from icm_api.core.relations import pinned_labels
 from icm_api.core.step import Labelling
-from icm_api.types import Json, LabelScore
+from icm_api.types import Json
 
 BATCH = 64
 """Questions asked between two steps, so that progress shows."""
@@ -207,10 +207,8 @@ class _Run:
             yield self._step(phase, len(batch), found, gap_nats, last=last and ended)
 
     async def _answers(self, queries: Sequence[Query]) -> Pass:
-        scores: list[LabelScore | None] = [None] * self.problem.n_examples
-        for query, score in zip(queries, await self.scorer.score(queries), strict=True):
-            scores[query.example] = score
-        return read_scores(scores, self.problem.n_labels)
+        examples, scores = [query.example for query in queries], await self.scorer.score(queries)
+        return read_scores(examples, scores, self.problem.n_examples, self.problem.n_labels)
 
     def _labelled(self, shares: Shares | None, *, obey: bool = True) -> tuple[Labelling, float]:
         """The likeliest labels of the examples that have scores, obeying the rules; and the solver's gap in nats."""
@@ -218,11 +216,11 @@ class _Run:
         logprobs = average.logprobs
         if shares is not None:
             logprobs = calibrated(logprobs, np.array(shares), average.known.astype(np.float64))
-        gap_nats, best = 0.0, dict(enumerate(logprobs.argmax(axis=1).tolist()))
+        gap_nats, best = 0.0, logprobs.argmax(axis=1)
         if obey:
             solution = self.problem.consistency.solve(logprobs)
-            gap_nats, best = solution.gap_nats, dict(solution.labels)
-        labels = [best[i] if known else None for i, known in enumerate(average.known.tolist())]
+            gap_nats, best = solution.gap_nats, solution.labels.of(np.arange(self.problem.n_examples))
+        labels = [label if known else None for label, known in zip(best.tolist(), average.known.tolist(), strict=True)]
         return Labelling.of(self.problem, labels, average.as_scores(logprobs)), gap_nats
 
     def _step(self, phase: str, asked: int, found: Labelling, gap_nats: float, *, last: bool) -> BaselineStep:

@@ -7,6 +7,7 @@ same offsets to the log-probabilities of all examples, so it shows in their mean
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import reduce
 from typing import cast
 
 import numpy as np
@@ -21,8 +22,14 @@ SHARE_TOLERANCE = 1e-9
 
 def log_softmax(logits: Floats) -> Floats:
     """Along the last axis, without overflow."""
-    shifted = logits - logits.max(axis=-1, keepdims=True)
-    return cast(Floats, shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
+    return logits - log_sum_exp(logits)[..., None]
+
+
+def log_sum_exp(logits: Floats) -> Floats:
+    """Along the last axis, without overflow: column by column, since labels are few and examples many."""
+    columns = list(np.moveaxis(logits, -1, 0))
+    top = reduce(np.maximum, columns)
+    return cast(Floats, top + np.log(sum(np.exp(column - top) for column in columns)))
 
 
 def offsets(logprobs: Floats, shares: Floats, weights: Floats | None = None) -> Floats:
@@ -34,8 +41,7 @@ def offsets(logprobs: Floats, shares: Floats, weights: Floats | None = None) -> 
     row_weights = np.full(len(logprobs), 1 / len(logprobs)) if weights is None else weights / weights.sum()
 
     def loss(b: Floats) -> float:
-        top = (logprobs + b).max(axis=1)
-        return float(row_weights @ (top + np.log(np.exp(logprobs + b - top[:, None]).sum(axis=1))) - shares @ b)
+        return float(row_weights @ log_sum_exp(logprobs + b) - shares @ b)
 
     b = np.zeros(logprobs.shape[1])
     for _ in range(NEWTON_STEPS):

@@ -42,7 +42,6 @@ class ChainBuilder:
         self._siblings = siblings if policy.leave_out_siblings else [alone] * len(siblings)
         self._sizes = sizes
         self._policy = policy
-        self._sets_with = _sets_with_each(self._siblings)
 
     def cut(self, order: Sequence[int], labels: Mapping[int, int] | Sequence[int]) -> list[Chain]:
         """Chains that score every example of `order` once, each example given labelled ones of the same order.
@@ -104,13 +103,14 @@ class ChainBuilder:
         """Each example in the emptiest of `n_blocks` blocks that can take it, or in a new one when none can."""
         blocks: list[list[int]] = [[] for _ in range(n_blocks)]
         emptiest = [(0, k) for k in range(n_blocks)]  # a heap of (filled, block)
+        sets_with = _sets_with_each(self._siblings[i] for i in order)
         refused: defaultdict[frozenset[int], set[int]] = defaultdict(set)  # by siblings: the blocks that hold any
         for i in order:
             filled, k = self._room_for(i, blocks, emptiest, refused[self._siblings[i]])
             blocks[k].append(i)
             if len(blocks[k]) < self._policy.max_examples:
                 heapq.heappush(emptiest, (filled + self._fills(i), k))
-            for siblings in self._sets_with[i]:
+            for siblings in sets_with[i]:
                 refused[siblings].add(k)
         return blocks
 
@@ -164,9 +164,9 @@ class ChainBuilder:
         return fit
 
 
-def _sets_with_each(siblings: Sequence[frozenset[int]]) -> list[list[frozenset[int]]]:
-    """For each example the different sets of siblings that it is in."""
-    sets_with: list[list[frozenset[int]]] = [[] for _ in siblings]
+def _sets_with_each(siblings: Iterable[frozenset[int]]) -> defaultdict[int, list[frozenset[int]]]:
+    """For each example those of the different sets that it is in."""
+    sets_with: defaultdict[int, list[frozenset[int]]] = defaultdict(list)
     for kin in set(siblings):
         for i in kin:
             sets_with[i].append(kin)

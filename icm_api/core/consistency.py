@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import chain
 from typing import TypeAlias, TypeVar
 
 import numpy as np
@@ -22,15 +23,42 @@ from icm_api.core.solvers import Floats, Ints, LoneGroup, Program, Rules, Solver
 from icm_api.errors import DataError
 from icm_api.types import Relation, RelationKind
 
+UNRELATED = -1
+MOST_ALIKE = 1 << 14
 _Number = TypeVar("_Number", np.float64, np.intp)
 _ShapeKey: TypeAlias = tuple[tuple[RelationKind, tuple[int, ...], int, float | None], ...]
+
+
+class Labels(Mapping[int, int]):
+    """Label index by example, in two arrays."""
+
+    def __init__(self, examples: Ints, labels: Ints) -> None:
+        """`examples`: ascending."""
+        self._examples, self._labels = examples, labels
+
+    def of(self, examples: Ints) -> Ints:
+        """The labels of some that are in it."""
+        found: Ints = self._labels[np.searchsorted(self._examples, examples)]
+        return found
+
+    def __getitem__(self, example: int) -> int:
+        place = int(np.searchsorted(self._examples, example))
+        if place == len(self._examples) or self._examples[place] != example:
+            raise KeyError(example)
+        return int(self._labels[place])
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._examples.tolist())
+
+    def __len__(self) -> int:
+        return len(self._examples)
 
 
 @dataclass(frozen=True, slots=True)
 class Solution:
     """A labelling that breaks no hard relation."""
 
-    labels: Mapping[int, int]
+    labels: Labels
     """Label index of every example that was solved for, ascending by example."""
     total_nats: float
     """Sum of the log-probabilities of these labels, less the prices of the broken soft relations."""
@@ -64,29 +92,38 @@ class Consistency:
     Raises `DataError` when a relation is malformed (see `icm_api.core.relations.check_relations`).
     """
 
-    components: tuple[tuple[int, ...], ...]
-    """Examples that relations tie together, directly or through others; ascending. Unrelated examples are in none."""
-
     def __init__(self, n_examples: int, n_labels: int, relations: Iterable[Relation]) -> None:
         relations = tuple(relations)
         if problems := check_relations(relations, n_examples, n_labels):
             raise DataError(problems)
         self.n_examples, self.n_labels = n_examples, n_labels
-        self.components = _components(relations)
-        self._component_of = {e: index for index, members in enumerate(self.components) for e in members}
-        self._relations_in: list[list[Relation]] = [[] for _ in self.components]
-        self._relations_at: defaultdict[int, list[Relation]] = defaultdict(list)
-        for relation in sorted(relations, key=lambda relation: relation.price is not None):  # hard ones first
-            self._relations_in[self._component_of[relation.members[0]]].append(relation)
-            for member in relation.members:
-                self._relations_at[member].append(relation)
+        self._relations = sorted(relations, key=lambda relation: relation.price is not None)  # hard ones first
+        components, examples = _flattened(_components(relations))
+        n_components = int(components[-1]) + 1 if len(components) else 0
+        self._members = _Lists(components, examples, n_components)
+        self._component_of = np.full(n_examples, UNRELATED)
+        self._component_of[examples] = components
+        numbers, members = _flattened([relation.members for relation in self._relations])
+        self._relations_at = _Lists(members, numbers, n_examples)
+        firsts = np.array([relation.members[0] for relation in self._relations], dtype=np.intp)
+        self._relations_in = _Lists(self._component_of[firsts], np.arange(len(firsts)), n_components)
+        self._soft: defaultdict[int, list[Relation]] = defaultdict(list)
+        for index, relation in zip(self._component_of[firsts].tolist(), self._relations, strict=True):
+            if relation.price is not None:
+                self._soft[index].append(relation)
         shapes: dict[_ShapeKey, _Shape] = {}
-        self._shape_of = [self._shape(index, shapes) for index in range(len(self.components))]
+        self._shape_of = np.array([self._shape(index, shapes) for index in range(n_components)], dtype=np.intp)
+        self._shapes = tuple(shapes.values())
+
+    @property
+    def components(self) -> tuple[tuple[int, ...], ...]:
+        """Examples that relations tie together, directly or through others; ascending. Unrelated ones are in none."""
+        return tuple(tuple(self._members[index]) for index in range(len(self._shape_of)))
 
     def component(self, example: int) -> tuple[int, ...]:
         """The examples whose labels depend on this one's, itself included; ascending."""
-        index = self._component_of.get(example)
-        return (example,) if index is None else self.components[index]
+        index = int(self._component_of[example])
+        return (example,) if index == UNRELATED else tuple(self._members[index])
 
     def check(self, *, time_limit_s: float = 10.0) -> None:
         """Raise `ContradictionError` unless some labelling satisfies every hard relation.
@@ -95,7 +132,7 @@ class Consistency:
         """
         conflicts = [
             conflict
-            for shape, indices in self._by_shape(range(len(self.components)))
+            for shape, indices in self._by_shape(np.arange(len(self._shape_of)))
             if not shape.is_satisfiable(time_limit_s)
             for conflict in self._conflicts(shape, indices, time_limit_s)
         ]
@@ -117,18 +154,19 @@ class Consistency:
         if logprobs.shape != (self.n_examples, self.n_labels):
             raise ValueError(f"logprobs_nats must be {(self.n_examples, self.n_labels)}, not {logprobs.shape}")
         related, solved = self._wanted(examples)
-        own = dict(zip(solved, _finite_rows(logprobs, solved).argmax(axis=-1).tolist(), strict=True))
-        labels, gap_nats = dict(own), 0.0
+        own = _finite_rows(logprobs, solved).argmax(axis=-1)
+        labels, gap_nats = own.copy(), 0.0
         for shape, indices in self._by_shape(related):
-            best, gap = self._solve_alike(shape, indices, logprobs, time_limit_s)
-            labels.update(best)
+            members, best, gap = self._solve_alike(shape, indices, logprobs, time_limit_s)
+            labels[np.searchsorted(solved, members)] = best
             gap_nats += gap
-        found_nats = _sum(logprobs, labels)
-        forced = self._settle(labels, own)
-        settled_nats = _sum(logprobs, labels)
-        broken = tuple(self._broken(related, labels))
+        found_nats = float(logprobs[solved, labels].sum())
+        forced = self._settle(solved, labels, own)
+        settled_nats = float(logprobs[solved, labels].sum())
+        found = Labels(solved, labels)
+        broken = tuple(self._broken(related, found))
         return Solution(
-            labels,
+            found,
             settled_nats - math.fsum(relation.price or 0.0 for relation in broken),
             forced,
             broken,
@@ -136,71 +174,104 @@ class Consistency:
         )
 
     def _solve_alike(
-        self, shape: _Shape, indices: Sequence[int], logprobs: Floats, time_limit_s: float
-    ) -> tuple[Iterable[tuple[int, int]], float]:
-        """(example, best label) over components of one shape, and the proven gap in nats."""
-        members = np.array([self.components[index] for index in indices])
+        self, shape: _Shape, indices: Ints, logprobs: Floats, time_limit_s: float
+    ) -> tuple[Ints, Ints, float]:
+        """The examples and best labels (components, members) of components of one shape, and the proven gap in nats."""
+        members = self._members.together(indices).reshape(len(indices), -1)
         try:
             labels, gap_nats = shape.solve(logprobs[members], time_limit_s)
         except Unsatisfiable:
             raise ContradictionError(self._conflicts(shape, indices, time_limit_s)) from None
-        return zip(members.ravel().tolist(), labels.ravel().tolist(), strict=True), gap_nats
+        return members, labels, gap_nats
 
-    def _conflicts(self, shape: _Shape, indices: Sequence[int], time_limit_s: float) -> list[tuple[Relation, ...]]:
+    def _conflicts(self, shape: _Shape, indices: Ints, time_limit_s: float) -> list[tuple[Relation, ...]]:
         conflict = shape.conflict(time_limit_s)
-        return [tuple(self._relations_in[index][i] for i in conflict) for index in indices]
+        rules = (self._relations_in[index] for index in indices.tolist())
+        return [tuple(self._relations[numbers[i]] for i in conflict) for numbers in rules]
 
-    def _wanted(self, examples: Iterable[int] | None) -> tuple[list[int], list[int]]:
+    def _wanted(self, examples: Iterable[int] | None) -> tuple[Ints, Ints]:
         """Indices of the components to solve, and all examples to solve for; both ascending."""
-        wanted = range(self.n_examples) if examples is None else sorted(set(examples))
-        if wanted and not 0 <= wanted[0] <= wanted[-1] < self.n_examples:
+        wanted = np.arange(self.n_examples) if examples is None else _distinct(np.fromiter(examples, dtype=np.intp))
+        if len(wanted) and not 0 <= wanted[0] <= wanted[-1] < self.n_examples:
             raise ValueError(f"examples must be from 0 to {self.n_examples - 1}, not {wanted[0]} to {wanted[-1]}")
-        related = sorted({self._component_of[example] for example in wanted if example in self._component_of})
-        members = (member for index in related for member in self.components[index])
-        return related, sorted({*wanted, *members})
+        related = _distinct(self._component_of[wanted])
+        related = related[related != UNRELATED]
+        return related, _distinct(np.concatenate([wanted, self._members.together(related)]))
 
-    def _settle(self, labels: dict[int, int], own: Mapping[int, int]) -> dict[int, Relation]:
+    def _settle(self, solved: Ints, labels: Ints, own: Ints) -> dict[int, Relation]:
         """The relation that forces each changed example; where none does, put its own best label back into `labels`.
 
         The latter takes an exact tie, or a large component whose search stopped before the optimum.
         """
+        changed = np.flatnonzero(labels != own)
+        best = dict(zip(solved[changed].tolist(), own[changed].tolist(), strict=True))
+        near = self._near(solved, labels, solved[changed])
         while True:
-            changed = [example for example, label in labels.items() if label != own[example]]
             forced = {}
-            for example in changed:
-                if relation := self._forcing(example, own[example], labels):
+            others = [example for example, label in best.items() if near[example] != label]
+            for example in others:
+                if relation := self._forcing(example, best[example], near):
                     forced[example] = relation
                 else:
-                    labels[example] = own[example]
-            if len(forced) == len(changed):
+                    near[example] = best[example]
+            if len(forced) == len(others):
+                labels[changed] = [near[example] for example in best]
                 return forced
+
+    def _near(self, solved: Ints, labels: Ints, examples: Ints) -> dict[int, int]:
+        """The labels of all members of the relations that these examples are in."""
+        relations = _distinct(self._relations_at.together(examples)).tolist()
+        _, members = _flattened([self._relations[number].members for number in relations])
+        return dict(zip(members.tolist(), labels[np.searchsorted(solved, members)].tolist(), strict=True))
 
     def _forcing(self, example: int, own: int, labels: dict[int, int]) -> Relation | None:
         label, labels[example] = labels[example], own
-        breaking = [relation for relation in self._relations_at[example] if is_broken(relation, labels)]
+        relations = (self._relations[number] for number in self._relations_at[example])
+        breaking = [relation for relation in relations if is_broken(relation, labels)]
         labels[example] = label
         return next((r for r in breaking if r.price is None or not is_broken(r, labels)), None)
 
-    def _broken(self, related: Iterable[int], labels: Mapping[int, int]) -> Iterator[Relation]:
-        for index in related:
-            for relation in self._relations_in[index]:
-                if relation.price is not None and is_broken(relation, labels):
-                    yield relation
+    def _broken(self, related: Ints, labels: Mapping[int, int]) -> Iterator[Relation]:
+        for index in sorted(self._soft.keys() & related.tolist()):
+            yield from (relation for relation in self._soft[index] if is_broken(relation, labels))
 
-    def _by_shape(self, indices: Iterable[int]) -> Iterable[tuple[_Shape, list[int]]]:
-        """Components grouped so that those with the same rules are solved together."""
-        groups: defaultdict[_Shape, list[int]] = defaultdict(list)
-        for index in indices:
-            groups[self._shape_of[index]].append(index)
-        return groups.items()
+    def _by_shape(self, indices: Ints) -> Iterator[tuple[_Shape, Ints]]:
+        """Components grouped so that those with the same rules are solved together, `MOST_ALIKE` at most."""
+        numbers = self._shape_of[indices]
+        order = np.argsort(numbers, kind="stable")
+        for alike in np.split(order, np.flatnonzero(np.diff(numbers[order])) + 1):
+            for first in range(0, len(alike), MOST_ALIKE):
+                yield self._shapes[numbers[alike[0]]], indices[alike[first : first + MOST_ALIKE]]
 
-    def _shape(self, index: int, known: dict[_ShapeKey, _Shape]) -> _Shape:
-        members, relations = self.components[index], self._relations_in[index]
+    def _shape(self, index: int, known: dict[_ShapeKey, _Shape]) -> int:
+        """Its number among the `known`, to which it is added."""
+        members, relations = self._members[index], [self._relations[number] for number in self._relations_in[index]]
         local = {example: i for i, example in enumerate(members)}
         key = tuple((r.kind, tuple([local[m] for m in r.members]), r.positive, r.price) for r in relations)
         if key not in known:
-            known[key] = _Shape(len(members), self.n_labels, [Relation(*rule) for rule in key])
-        return known[key]
+            known[key] = _Shape(len(members), self.n_labels, [Relation(*rule) for rule in key], number=len(known))
+        return known[key].number
+
+
+class _Lists:
+    """Lists of numbers, end to end in one array: with objects of their own a large job would take many times the
+    room."""
+
+    def __init__(self, keys: Ints, values: Ints, n: int) -> None:
+        """Value k goes into the list `keys[k]`, one of `n`; each list keeps the order of the values."""
+        self._values = values[np.argsort(keys, kind="stable")]
+        self._bounds = np.concatenate([[0], np.cumsum(np.bincount(keys, minlength=n))])
+
+    def __getitem__(self, key: int) -> list[int]:
+        found: list[int] = self._values[self._bounds[key] : self._bounds[key + 1]].tolist()
+        return found
+
+    def together(self, keys: Ints) -> Ints:
+        """Some of the lists, one after another."""
+        starts, lengths = self._bounds[keys], self._bounds[keys + 1] - self._bounds[keys]
+        before = np.cumsum(lengths) - lengths
+        found: Ints = self._values[np.repeat(starts - before, lengths) + np.arange(lengths.sum())]
+        return found
 
 
 class _Shape:
@@ -210,8 +281,8 @@ class _Shape:
     best counts), so that most components are two-valued however many labels there are.
     """
 
-    def __init__(self, n_members: int, n_labels: int, relations: Sequence[Relation]) -> None:
-        self.n_members, self.n_labels, self.relations = n_members, n_labels, relations
+    def __init__(self, n_members: int, n_labels: int, relations: Sequence[Relation], *, number: int) -> None:
+        self.n_members, self.n_labels, self.relations, self.number = n_members, n_labels, relations, number
         merged = [r for r in relations if r.kind == "equivalent" and r.price is None]
         self.rules_left = [r for r in relations if r.kind != "equivalent" or r.price is not None]
         self.slots = _slots(n_members, merged)
@@ -248,7 +319,7 @@ class _Shape:
 
         def satisfiable(chosen: Sequence[int]) -> bool:
             parts = Consistency(self.n_members, self.n_labels, [self.relations[i] for i in chosen])
-            return all(shape.is_satisfiable(time_limit_s) for shape in set(parts._shape_of))
+            return all(shape.is_satisfiable(time_limit_s) for shape in parts._shapes)
 
         hard = [i for i, relation in enumerate(self.relations) if relation.price is None]
         return tuple(sorted(_minimal_conflict([], hard, satisfiable)))
@@ -302,8 +373,17 @@ def _finite_rows(logprobs: Floats, examples: Sequence[int] | Ints) -> Floats:
     return scores
 
 
-def _sum(logprobs: Floats, labels: Mapping[int, int]) -> float:
-    return float(logprobs[list(labels), list(labels.values())].sum())
+def _distinct(numbers: Ints) -> Ints:
+    """Ascending. (`np.unique` takes several times as long.)"""
+    ascending = np.sort(numbers)
+    return ascending[np.diff(ascending, prepend=-2) > 0]
+
+
+def _flattened(groups: Sequence[Sequence[int]]) -> tuple[Ints, Ints]:
+    """(number of its group, member) of each member of each group, in order."""
+    lengths = np.fromiter(map(len, groups), dtype=np.intp, count=len(groups))
+    members = np.fromiter(chain.from_iterable(groups), dtype=np.intp, count=lengths.sum())
+    return np.repeat(np.arange(len(groups)), lengths), members
 
 
 def _components(relations: Iterable[Relation]) -> tuple[tuple[int, ...], ...]:

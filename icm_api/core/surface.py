@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import TypeAlias
 
 import numpy as np
@@ -46,7 +47,8 @@ def surface_of(texts: Sequence[str], labels: Sequence[int | None]) -> Surface | 
     For each feature the best threshold is taken, and each side gets the label that has most of its examples there; for
     more than two labels each is told from the rest. Accuracy is balanced, so a rare label counts as much as another.
     """
-    known = [(text, label) for text, label in zip(texts, labels, strict=True) if label is not None][:MOST_TEXTS]
+    labelled = ((text, label) for text, label in zip(texts, labels, strict=True) if label is not None)
+    known = list(islice(labelled, MOST_TEXTS))
     found = np.array([label for _, label in known])
     names, counts = np.unique(found, return_counts=True)
     frequent = names[counts >= LEAST_OF_A_LABEL]

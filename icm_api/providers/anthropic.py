@@ -17,7 +17,7 @@ import httpx2
 
 from icm_api.errors import RequestError
 from icm_api.providers.choices import answer_schema, answer_tokens, cut_off, question, read_text, refused, replied
-from icm_api.providers.http import BoundedClient, Host, checked_api_key, checked_base_url, count
+from icm_api.providers.http import NO_KEY, Host, ShieldedClient, checked_api_key, checked_base_url, count
 from icm_api.types import Capabilities, ChoiceReply, ChoiceRequest, Json, Request, Usage
 
 if TYPE_CHECKING:
@@ -31,8 +31,6 @@ API_VERSION = "2026-10-21"
 """Sent as `anthropic-version`. It refuses `temperature` and its like: answers are drawn as the host does by default."""
 ROUTE = "/v1/messages"
 VENDORS_HOST = "api.anthropic.com"
-_NO_KEY = "no-key"
-"""The SDK insists on a key; hosts without one ignore it. Otherwise it would look for credentials by itself."""
 _CACHED_UP_TO_HERE: dict[str, Json] = {"type": "ephemeral"}
 
 
@@ -183,17 +181,17 @@ def _usage(usage: Json) -> Usage:
 
 
 def _sdk_client(host: Host, timeout_s: float) -> AsyncAnthropic:
-    """The SDK without its retries (the client layer owns the only retry loop), without tracing, and without what it
-    would pick up from the environment and send to any host: credentials and headers."""
+    """The SDK without its retries (the client layer owns the only retry loop) and without tracing. It never holds the
+    key, and whatever it picks up from the environment stays here."""
     from anthropic import AsyncAnthropic  # takes seconds to import, so only here
 
-    client = AsyncAnthropic(
+    key = {"x-api-key": host.api_key} if host.api_key else {}
+    own = {"Accept": "application/json", "anthropic-version": API_VERSION, **key}
+    return AsyncAnthropic(
         base_url=host.base_url,
-        api_key=host.api_key or _NO_KEY,
+        api_key=NO_KEY,
         max_retries=0,
         timeout=timeout_s,
         open_telemetry=False,
-        http_client=BoundedClient(base_url=host.base_url, timeout_s=timeout_s),
+        http_client=ShieldedClient(base_url=host.base_url, timeout_s=timeout_s, headers=own),
     )
-    client._custom_headers = {"anthropic-version": API_VERSION}
-    return client

@@ -34,6 +34,7 @@ from icm_api.providers.http import (
     checked_api_key,
     checked_base_url,
     count,
+    decoded,
     objects,
     sensible_wait_s,
     whole_number,
@@ -231,7 +232,7 @@ class Gemini:
         """The errors that only Google writes so; None leaves the reply to `Host`."""
         if response.status_code < 400:
             return None
-        error = _google_error(response)
+        error = _object(_object(decoded(response)).get("error"))
         message, told = str(error.get("message", "")), objects(error.get("details"))
         if any(entry.get("reason") == "API_KEY_INVALID" for entry in told):
             return self._host.error(AuthError, f"the host refused the key (HTTP {response.status_code}): {message}")
@@ -329,14 +330,6 @@ def _usage(document: Mapping[str, Json]) -> Usage:
     written, thought = count(told.get("candidatesTokenCount")), count(told.get("thoughtsTokenCount"))
     output = None if written is None and thought is None else (written or 0) + (thought or 0)
     return Usage(count(told.get("promptTokenCount")), count(told.get("cachedContentTokenCount")), output)
-
-
-def _google_error(response: httpx2.Response) -> Mapping[str, Json]:
-    try:
-        document: Json = json.loads(response.content)
-    except (ValueError, RecursionError):
-        return {}
-    return _object(_object(document).get("error"))
 
 
 def _retry_delay_s(detail: Mapping[str, Json]) -> float | None:

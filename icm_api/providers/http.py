@@ -41,6 +41,8 @@ CONNECT_S = 10.0
 """A host that is up takes a connection within this time, however long it needs for a reply."""
 LONGEST_RETRY_AFTER_S = 86_400.0
 """A host that asks for more than a day has sent nonsense: its wish is dropped and our own back-off holds."""
+NO_KEY = "no-key"
+"""Stands in for a key in vendors' SDKs, which without one refuse to start or look for one by themselves."""
 
 _REQUEST_ID_HEADERS = ("x-request-id", "request-id", "x-amzn-requestid", "cf-ray")
 _NO_CREDIT = re.compile(
@@ -164,6 +166,27 @@ class BoundedClient(httpx2.AsyncClient):
         except TimeoutError as error:
             raise httpx2.ReadTimeout(f"no complete reply in {self._timeout_s:g} s", request=request) from error
         return _with_body(response, body, request)
+
+
+class ShieldedClient(BoundedClient):
+    """A `BoundedClient` inside a vendor's SDK. Only method, address and body are the SDK's; the headers are this
+    client's own, so nothing goes along that an SDK finds in the environment (keys, organisations, whole headers)."""
+
+    async def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
+        own = self.build_request(
+            request.method,
+            request.url,
+            content=await request.aread(),
+            headers={"Content-Type": _content_type(request)},
+            extensions=request.extensions,
+        )
+        return await super().send(own, **options)
+
+
+def _content_type(request: httpx2.Request) -> str:
+    """JSON's, but for an uploaded form, where it also says how the parts are told apart."""
+    stated = request.headers.get("content-type", "")
+    return stated if stated.startswith("multipart/form-data; boundary=") else "application/json"
 
 
 async def _bounded_body(response: httpx2.Response) -> bytes:
@@ -339,7 +362,7 @@ class Host:
         """The decoded JSON body. Raises the fitting ProviderError for an error status, an error object in a 200
         reply, or a body that is not JSON."""
         if response.status_code >= 300:
-            raise self.refusal(response.status_code, response.headers, _decoded(response))
+            raise self.refusal(response.status_code, response.headers, decoded(response))
         try:
             document = _json(response.content)
         except (ValueError, RecursionError):
@@ -450,7 +473,8 @@ def _overflow_text(said: Refusal) -> str:
     return f"the prompt has {tokens}, the context holds {context}: use fewer or shorter demonstrations"
 
 
-def _decoded(response: httpx2.Response) -> Json:
+def decoded(response: httpx2.Response) -> Json:
+    """The body of an error reply: a JSON document, or the beginning of a text that is none."""
     try:
         return _json(response.content)
     except (ValueError, RecursionError):
@@ -472,16 +496,25 @@ def _json(body: bytes) -> Json:
 
 
 def openai_usage(document: Mapping[str, Json]) -> Usage:
-    """OpenAI's `usage` object (`prompt_tokens`, on newer routes `input_tokens`, includes the cached ones); None for
-    what is not stated. Together keeps `cached_tokens` beside `prompt_tokens`."""
+    """OpenAI's `usage` object; None for what is not stated. `prompt_tokens`, on newer routes `input_tokens`, includes
+    the cached ones. Gateways send both names, with zeros under one: of numbers that differ those that cost more count.
+    Together keeps `cached_tokens` beside `prompt_tokens`."""
     usage = document.get("usage")
     if not isinstance(usage, dict):
         return Usage()
-    newer = "input_tokens" in usage
-    prompt, output = ("input_tokens", "output_tokens") if newer else ("prompt_tokens", "completion_tokens")
-    details = usage.get(f"{prompt}_details")
-    cached = (details if isinstance(details, dict) else usage).get("cached_tokens")
-    return Usage(count(usage.get(prompt)), count(cached), count(usage.get(output)))
+    details = [usage.get("prompt_tokens_details"), usage.get("input_tokens_details"), usage]
+    cached = [count(place.get("cached_tokens")) for place in objects(details)]
+    return Usage(
+        max(_stated(usage, "prompt_tokens", "input_tokens"), default=None),
+        min((tokens for tokens in cached if tokens is not None), default=None),
+        max(_stated(usage, "completion_tokens", "output_tokens"), default=None),
+    )
+
+
+def _stated(usage: Mapping[str, Json], *names: str) -> list[int]:
+    """The numbers of tokens under these names."""
+    counts = (count(usage.get(name)) for name in names)
+    return [tokens for tokens in counts if tokens is not None]
 
 
 def whole_number(text: str) -> int | None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 import httpx2
 
 from icm_api.errors import AuthError, ConfigError, RequestError
-from icm_api.providers.http import BoundedClient, Host, checked_api_key, checked_base_url
+from icm_api.providers.http import NO_KEY, Host, ShieldedClient, checked_api_key, checked_base_url
 from icm_api.providers.openai_routes import (
     Chat,
     Completions,
@@ -55,8 +55,6 @@ _CHOICE: Mapping[str, Callable[[Manner, Host], Route[ChoiceRequest, ChoiceReply]
     "votes": Votes,
 }
 _CHOSEN_BY: Mapping[str, Literal["votes", "probabilities"]] = {"decisions": "probabilities", "votes": "votes"}
-_NO_KEY = "no-key"
-"""The SDK insists on a key; hosts without one ignore it. Otherwise it would fetch OPENAI_API_KEY by itself."""
 _KEY_HEADERS = frozenset({"authorization", "proxy-authorization", "api-key", "x-api-key", "cookie"})
 
 
@@ -212,17 +210,16 @@ def _checked_headers(headers: Mapping[str, str]) -> Mapping[str, str]:
 
 
 def sdk_client(host: Host, timeout_s: float, headers: Mapping[str, str] | None = None) -> AsyncOpenAI:
-    """The SDK without its retries (the client layer owns the only retry loop) and without what it would pick up
-    from the environment and send to any host: keys, organisation, project and headers."""
+    """The SDK without its retries: the client layer owns the only retry loop. It never holds the key, and whatever it
+    picks up from the environment stays here."""
     from openai import AsyncOpenAI  # takes seconds to import, so only here
 
-    client = AsyncOpenAI(
+    key = {"Authorization": f"Bearer {host.api_key}"} if host.api_key else {}
+    own = {"Accept": "application/json", **(headers or {}), **key}
+    return AsyncOpenAI(
         base_url=host.base_url,
-        api_key=host.api_key or _NO_KEY,
+        api_key=NO_KEY,
         max_retries=0,
         timeout=timeout_s,
-        http_client=BoundedClient(base_url=host.base_url, timeout_s=timeout_s),
+        http_client=ShieldedClient(base_url=host.base_url, timeout_s=timeout_s, headers=own),
     )
-    client.organization = client.project = client.admin_api_key = None
-    client._custom_headers = dict(headers or {})
-    return client

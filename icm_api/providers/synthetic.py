@@ -99,7 +99,7 @@ class Synthetic:
         self.requests = 0
         self._sleep = sleep
         self._faults = np.random.default_rng([self.options.seed, 1])
-        self._evidence = lru_cache(maxsize=100_000)(self._shown)
+        self._evidence = lru_cache(maxsize=10_000)(self._shown)
         self._kept: dict[int, str] = {}
         """The last prompt of each affinity."""
 

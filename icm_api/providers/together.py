@@ -17,7 +17,7 @@ import httpx
 from icm_api.errors import ConfigError
 from icm_api.providers.choices import one_word, refuse_continuation
 from icm_api.providers.echo import ignored, label_positions
-from icm_api.providers.http import BoundedClient, Host, checked_api_key, checked_base_url, openai_usage
+from icm_api.providers.http import NO_KEY, BoundedClient, Host, checked_api_key, checked_base_url, openai_usage
 from icm_api.providers.listed import as_continuation, floor_nats, top_candidates
 from icm_api.providers.openai_routes import chat_messages
 from icm_api.types import (
@@ -44,8 +44,6 @@ MAX_TOP_K = 20
 """Of `logprobs` (together SDK 3.1, `types/completion_create_params`)."""
 _VERSION_PATH = "/v1"
 """Every path of the SDK begins with it."""
-_NO_KEY = "no-key"
-"""What the SDK gets to see: it insists on a key, and would fetch TOGETHER_API_KEY by itself."""
 
 
 class Together:
@@ -222,7 +220,7 @@ def _sdk_client(host: Host, timeout_s: float) -> AsyncTogether:
     from together import AsyncTogether  # takes long to import, so only here
 
     return AsyncTogether(
-        api_key=_NO_KEY,
+        api_key=NO_KEY,
         base_url=host.base_url.removesuffix(_VERSION_PATH),
         max_retries=0,
         timeout=timeout_s,

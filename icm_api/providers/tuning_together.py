@@ -17,7 +17,7 @@ import httpx
 import httpx2
 
 from icm_api.errors import RequestError, TransientError
-from icm_api.providers.http import BoundedClient, Host, printable
+from icm_api.providers.http import NO_KEY, BoundedClient, Host, printable
 from icm_api.providers.tuning import (
     EXCHANGE_S,
     UPLOAD_S,
@@ -39,8 +39,6 @@ T = TypeVar("T")
 
 _VERSION_PATH = "/v1"
 """Every path of the SDK begins with it."""
-_NO_KEY = "no-key"
-"""What the SDK gets to see: it insists on a key, and would fetch TOGETHER_API_KEY by itself."""
 _UNREADY = frozenset({"PENDING", "QUEUED", "RUNNING"})
 _UNUSABLE = frozenset({"FAILED", "INVALID_FORMAT"})
 _PHASES: dict[str, Phase] = {
@@ -263,7 +261,7 @@ def _sdk_client(host: Host, timeout_s: float) -> AsyncTogether:
     from together import AsyncTogether  # takes long to import, so only here
 
     return AsyncTogether(
-        api_key=_NO_KEY,
+        api_key=NO_KEY,
         base_url=host.base_url.removesuffix(_VERSION_PATH),
         max_retries=0,
         timeout=timeout_s,

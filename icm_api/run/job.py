@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import overload
 
 from icm_api.config import GOLD_METHOD, RunConfig
 from icm_api.core.consistency import ContradictionError
@@ -30,8 +32,30 @@ CONTROL_TOKEN = re.compile(
 )
 """Texts that servers take for control tokens when they tokenise a prompt themselves."""
 
+TEXTS_KEPT = 1 << 14
+"""More than the chains that are walked side by side have examples."""
 SHARE_ROUNDING = 0.02
 """How far written shares, such as three times 0.33, may sum from 1."""
+
+
+class Texts(Sequence[str]):
+    """Examples as prompts show them (`Task.text`), made when they are read: their fields hold the same once already.
+    The last few thousand are kept."""
+
+    def __init__(self, task: Task, examples: Sequence[Example]) -> None:
+        self._n = len(examples)
+        self._text = lru_cache(TEXTS_KEPT)(lambda i: task.text(examples[i]))
+
+    def __len__(self) -> int:
+        return self._n
+
+    @overload
+    def __getitem__(self, key: int) -> str: ...
+    @overload
+    def __getitem__(self, key: slice) -> tuple[str, ...]: ...
+    def __getitem__(self, key: int | slice) -> str | tuple[str, ...]:
+        places = range(self._n)[key]
+        return self._text(places) if isinstance(places, int) else tuple(map(self._text, places))
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +64,11 @@ class Job:
 
     config: RunConfig
     task: Task
-    dataset: Dataset
-    examples: tuple[Example, ...]
-    texts: tuple[str, ...]
-    problem: Problem
+    dataset: Dataset = field(repr=False)
+    examples: tuple[Example, ...] = field(repr=False)
+    texts: Sequence[str] = field(repr=False)
+    """Examples as prompts show them."""
+    problem: Problem = field(repr=False)
     shares: tuple[float, ...] | None
     """Share of each label as the user gave it, in the task's order; they sum to 1. None: not given."""
     notices: tuple[str, ...]
@@ -72,10 +97,11 @@ def prepare(config: RunConfig, rows: Rows | None = None, rules: Rows | None = No
     )
     _check_gold(config, dataset)
     examples = task.prepare(dataset.examples)
+    dataset = replace(dataset, examples=examples)  # those as they were read need not be kept
     relations, notices = _relations(task, dataset, examples, config.relations if rules is None else rules)
     problem = checked_problem(examples, (*relations, *_pins(config, task, dataset)), len(task.labels))
     _check_shares(shares, problem, task.label_names)
-    return Job(config, task, dataset, examples, tuple(map(task.text, examples)), problem, shares, notices)
+    return Job(config, task, dataset, examples, Texts(task, examples), problem, shares, notices)
 
 
 def label_shares(given: Mapping[str, float], names: Sequence[str]) -> tuple[float, ...]:

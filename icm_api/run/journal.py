@@ -98,6 +98,8 @@ class State:
     """Over all its parts."""
     limits: Mapping[str, Any] = field(default_factory=dict)
     """Limits that were given when it was resumed: they take the place of the manifest's."""
+    limits_mark: str = ""
+    """What its user's programs know them by (`icm_api.run.origin`): without it they can only be narrower."""
     pid: int = 0
     """Of the process that wrote this."""
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")

@@ -12,9 +12,11 @@ from pydantic import TypeAdapter, ValidationError
 
 from icm_api.data.readers import Rows
 from icm_api.errors import DataError, JournalError
+from icm_api.run.compose import Say
 from icm_api.run.inputs import refuse_changed
 from icm_api.run.job import Job, prepare
-from icm_api.run.journal import INPUTS, JOURNAL, LABELS, Manifest, State
+from icm_api.run.journal import INPUTS, JOURNAL, LABELS, Manifest, State, read_manifest
+from icm_api.run.origin import refuse_foreign
 from icm_api.run.outcome import LabelRow
 from icm_api.run.resume import IN_MEMORY, read_run, settings
 
@@ -56,7 +58,10 @@ def read_journal(folder: Path) -> list[dict[str, Any]]:
 
 def load_run(
     path: Path,
+    environ: Mapping[str, str],
     *,
+    trust: bool = False,
+    say: Say | None = None,
     data: str | None = None,
     relations: Path | None = None,
     rows: Rows | None = None,
@@ -64,10 +69,14 @@ def load_run(
 ) -> LoadedRun:
     """The run in a folder (`icm_api.run.resume.find_run` finds it by name). Nothing is locked, asked or written.
 
-    `data`, `relations`: where these are now, if they were moved; `rows`, `rules` take their place for a run over rows
-    in memory. Raises JournalError when there is no run, it has no labels yet, a file is damaged, or the data, task or
-    relations are not those it began with (the message names the first differences); else as `prepare`.
+    `trust`: also where it was not begun here (`icm_api.run.origin`), as its settings name the code of its task and the
+    files that are read; `say` gets them then. `data`, `relations`: where these are now, if they were moved; `rows`,
+    `rules` take their place for a run over rows in memory.
+
+    Raises JournalError when there is no run, it is not trusted, it has no labels yet, a file is damaged, or the data,
+    task or relations are not those it began with (the message names the first differences); else as `prepare`.
     """
+    refuse_foreign(path, read_manifest(path), environ, trust=trust, say=say)
     info = read_run(path)
     config = settings(path, info.manifest, {"data": data, "relations": relations})
     if config.data == IN_MEMORY and rows is None:

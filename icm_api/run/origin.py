@@ -23,7 +23,8 @@ from icm_api.folders import make_private
 from icm_api.local.models import default_cache_dir
 from icm_api.providers.registry import ENTRIES
 from icm_api.run.compose import Say
-from icm_api.run.journal import Manifest
+from icm_api.run.journal import Manifest, State
+from icm_api.types import Json
 
 SECRET = "secret"  # noqa: S105  (a file's name)
 """File in the user's own cache folder. Never in one that a run names: that may have come with the run."""
@@ -34,19 +35,39 @@ DECIDING = ("provider", "base_url", "api_key_env", "model", "task", "data", "rel
 _MANIFEST = TypeAdapter(Manifest)
 
 
-def marked(manifest: Manifest, environ: Mapping[str, str]) -> Manifest:
-    """The manifest with this user's mark; without one where no secret can be kept."""
+def marked(manifest: Manifest, environ: Mapping[str, str], say: Say | None = None) -> Manifest:
+    """The manifest with this user's mark; without one, which `say` gets to know, where no secret can be kept."""
     path = default_cache_dir(environ) / SECRET
     with suppress(OSError):
         _make_secret(path)
     secret = _secret(path)
-    return manifest if secret is None else replace(manifest, mark=_mark(manifest, secret))
+    if secret is not None:
+        return replace(manifest, mark=_mark(manifest, secret))
+    if say:
+        say(
+            f"notice: {path}, by which your runs are known, cannot be made or read: this run gets no mark of yours, "
+            "and all that comes after it (`resume`, `export` and others) will need --trust"
+        )
+    return manifest
 
 
 def begun_here(manifest: Manifest, environ: Mapping[str, str]) -> bool:
     """Whether it has this user's mark and is as it was when it got it."""
     secret = _secret(default_cache_dir(environ) / SECRET)
     return secret is not None and hmac.compare_digest(manifest.mark.encode(), _mark(manifest, secret).encode())
+
+
+def limits_mark(manifest: Manifest, limits: Mapping[str, object], environ: Mapping[str, str]) -> str:
+    """The mark of limits that this user gave to this run when it was resumed; empty where no secret is kept."""
+    secret = _secret(default_cache_dir(environ) / SECRET)
+    content: Json = [manifest.run_id, manifest.mark, {name: str(limit) for name, limit in limits.items()}]
+    return "" if secret is None else _keyed(content, secret)
+
+
+def given_here(manifest: Manifest, state: State, environ: Mapping[str, str]) -> bool:
+    """Whether the limits of the state have this user's mark."""
+    mark = limits_mark(manifest, state.limits, environ)
+    return mark != "" and hmac.compare_digest(state.limits_mark.encode(), mark.encode())
 
 
 def refuse_foreign(
@@ -59,12 +80,23 @@ def refuse_foreign(
     settings = ", ".join(f"{name}={value!r}" for name, value in _deciding(manifest))
     if not trust:
         raise JournalError(
-            f"{path}: this run was begun by somebody else or elsewhere, or its manifest was changed since (or "
-            f"{default_cache_dir(environ) / SECRET}, by which your runs are known, is gone). It would be done with its "
-            f"own settings: {settings}. If that is what you want, give --trust"
+            f"{path}: {_why_foreign(manifest, default_cache_dir(environ) / SECRET)}. What its own settings name would "
+            f"be loaded, read and asked: {settings}. If that is what you want, give --trust"
         )
     if say:
         say(f"trusting a run that was not begun here: {settings}")
+
+
+def _why_foreign(manifest: Manifest, secret: Path) -> str:
+    if not manifest.mark:
+        return (
+            f"this run has no mark of who began it: none could be made then (by {secret}), it was taken away, or the "
+            "run was begun by another version"
+        )
+    return (
+        "this run was begun by somebody else or elsewhere, or its manifest was changed since (or "
+        f"{secret}, by which your runs are known, is gone)"
+    )
 
 
 def _deciding(manifest: Manifest) -> Iterator[tuple[str, str]]:
@@ -80,8 +112,11 @@ def _deciding(manifest: Manifest) -> Iterator[tuple[str, str]]:
 
 
 def _mark(manifest: Manifest, secret: bytes) -> str:
-    content = canonical_json(_MANIFEST.dump_python(replace(manifest, mark=""), mode="json"))
-    return hmac.new(secret, content.encode("ascii"), "sha256").hexdigest()
+    return _keyed(_MANIFEST.dump_python(replace(manifest, mark=""), mode="json"), secret)
+
+
+def _keyed(content: Json, secret: bytes) -> str:
+    return hmac.new(secret, canonical_json(content).encode("ascii"), "sha256").hexdigest()
 
 
 def _secret(path: Path) -> bytes | None:
@@ -94,8 +129,9 @@ def _secret(path: Path) -> bytes | None:
 
 
 def _make_secret(path: Path) -> None:
-    """Unless there is one; of several processes that make it at once, one wins. Raises OSError."""
-    if path.exists():
+    """Unless there is one. What has not its length is none, such as one whose writing a full disk cut short. Raises
+    OSError."""
+    if path.exists() and path.stat().st_size == SECRET_BYTES:
         return
     make_private(path.parent)
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
@@ -103,7 +139,14 @@ def _make_secret(path: Path) -> None:
     try:
         with os.fdopen(number, "wb") as file:
             file.write(secrets.token_bytes(SECRET_BYTES))
-        with suppress(FileExistsError):
-            os.link(draft, path)  # whole from the first moment, and never over one that is there
+        _put(draft, path)
     finally:
-        draft.unlink()
+        draft.unlink(missing_ok=True)
+
+
+def _put(draft: Path, path: Path) -> None:
+    """Whole from the first moment; of several processes that make the first one at once, one wins."""
+    with suppress(OSError):  # one is there, or the file system has no hard links
+        os.link(draft, path)
+    if _secret(path) is None:
+        draft.replace(path)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cache
 from hashlib import sha256
 from importlib.metadata import version
 from importlib.resources import files
+from importlib.resources.abc import Traversable
+from operator import itemgetter
 from pathlib import Path
 
 from icm_api.errors import JournalError
 from icm_api.run.journal import Manifest
 
-PARTS = ("icm_api.core", "icm_api.providers", "icm_api.run", "icm_api.tasks")
-"""What decides which questions are asked and which labels their answers give."""
+PACKAGE = "icm_api"
+SHOWING = ("cli", "report", "testing")
+"""Its parts that decide neither which questions are asked nor which labels their answers give; all others may."""
+KINDS = (".py", ".toml")
 LIBRARIES = ("icm-api", "numpy", "highspy")
 """Random numbers are drawn by one and rules obeyed by another."""
 DIGITS = 12
@@ -20,16 +25,24 @@ DIGITS = 12
 
 @cache
 def fingerprint() -> str:
-    """First digits of SHA-256 over the sources of `PARTS` and the versions of `LIBRARIES`. Any kind of installation
-    has one, an editable checkout and a zip file too; without sources the versions alone count."""
+    """First digits of SHA-256 over the sources and built-in tasks of `PACKAGE` and the versions of `LIBRARIES`. Any
+    kind of installation has one, an editable checkout and a zip file too; without sources the versions alone count."""
     digest = sha256()
     for name in LIBRARIES:
         digest.update(f"{name} {version(name)}\n".encode())
-    for package in PARTS:
-        sources = {file.name: file for file in files(package).iterdir() if file.name.endswith(".py")}
-        for name in sorted(sources):
-            digest.update(f"{package} {name} {sha256(sources[name].read_bytes()).hexdigest()}\n".encode())
+    for name, file in sorted(_sources(files(PACKAGE)), key=itemgetter(0)):
+        digest.update(f"{name} {sha256(file.read_bytes()).hexdigest()}\n".encode())
     return digest.hexdigest()[:DIGITS]
+
+
+def _sources(folder: Traversable, prefix: str = "") -> Iterator[tuple[str, Traversable]]:
+    """With their names below the package."""
+    for entry in folder.iterdir():
+        name = prefix + entry.name
+        if name.endswith(KINDS):
+            yield name, entry
+        elif name not in SHOWING and entry.is_dir():
+            yield from _sources(entry, f"{name}/")
 
 
 def change_since(manifest: Manifest) -> str | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from icm_api.run.journal import (
     read_manifest,
     read_state,
 )
-from icm_api.run.origin import refuse_foreign
+from icm_api.run.origin import given_here, limits_mark, refuse_foreign
 from icm_api.run.runner import LIMITS, Observer, Place, Result, label_in
 
 RUNS = Path("runs")
@@ -65,7 +65,9 @@ async def resume(
     """
     with existing_folder(path) as (folder, manifest):
         refuse_foreign(path, manifest, environ, trust=trust, say=say)
-        limits = _limits(path, manifest, folder.before, given or {}, environ)
+        limits = _limits(path, manifest, folder.before, given or {}, environ, say)
+        mark = limits_mark(manifest, limits, environ)
+        folder.before = replace(folder.before, limits=limits, limits_mark=mark)
         config = settings(path, manifest, {**(given or {}), **limits})
         _refuse_other_settings(path, config, environ)
         if config.data == IN_MEMORY and rows is None:
@@ -75,7 +77,7 @@ async def resume(
         refuse_changed(path / INPUTS, manifest.hashes, job)
         if say and not folder.journal.empty:
             say(f"going on after {folder.before.steps} steps; what was answered is not asked again")
-        return await label_in(folder, manifest, job, place, environ, observe, say, interrupt or Interrupt(), limits)
+        return await label_in(folder, manifest, job, place, environ, observe, say, interrupt or Interrupt())
 
 
 def settings(path: Path, manifest: Manifest, given: Mapping[str, Any]) -> RunConfig:
@@ -179,14 +181,36 @@ def list_runs(folder: Path = RUNS) -> tuple[list[RunInfo], list[str]]:
 
 
 def _limits(
-    path: Path, manifest: Manifest, before: State, given: Mapping[str, Any], environ: Mapping[str, str]
+    path: Path,
+    manifest: Manifest,
+    before: State,
+    given: Mapping[str, Any],
+    environ: Mapping[str, str],
+    say: Say | None,
 ) -> dict[str, Any]:
     """Limits that differ from those the run began with: of this command, of the environment, of an earlier one."""
-    if strange := sorted(before.limits.keys() - set(LIMITS)):
-        raise JournalError(f"{path / STATE}: {strange[0]!r} is no limit; was it edited?")
     here = {name: environ[_variable(name)] for name in LIMITS if _variable(name) in environ}
     changed = {name: value for name, value in here.items() if value != str(manifest.config.get(name))}
-    return {**before.limits, **changed, **{name: given[name] for name in LIMITS if given.get(name) is not None}}
+    new = {**changed, **{name: given[name] for name in LIMITS if given.get(name) is not None}}
+    void = _void_limits(path, manifest, before, environ)
+    for name in sorted(void - new.keys()):
+        if say:
+            say(
+                f"notice: {path / STATE} has {name} = {before.limits[name]}, which was not given here, so that of the "
+                f"manifest holds ({manifest.config[name]}); to raise it, give --{name.replace('_', '-')}"
+            )
+    return {**{name: limit for name, limit in before.limits.items() if name not in void}, **new}
+
+
+def _void_limits(path: Path, manifest: Manifest, before: State, environ: Mapping[str, str]) -> set[str]:
+    """Limits of the state that allow more than the manifest's and have no mark of the user's: who edits the state, or
+    sends it along, must not make a run spend more."""
+    if strange := sorted(before.limits.keys() - set(LIMITS)):
+        raise JournalError(f"{path / STATE}: {strange[0]!r} is no limit; was it edited?")
+    if given_here(manifest, before, environ):
+        return set()
+    begun, now = settings(path, manifest, {}), settings(path, manifest, before.limits)
+    return {name for name in before.limits if (most := getattr(begun, name)) is not None and getattr(now, name) > most}
 
 
 def _refuse_other_settings(path: Path, config: RunConfig, environ: Mapping[str, str]) -> None:

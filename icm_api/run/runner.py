@@ -83,7 +83,7 @@ class Result:
     """What a run found. `error`: what cut it short; labels and summary are then those found so far."""
 
     summary: Summary
-    rows: Sequence[LabelRow]
+    rows: Sequence[LabelRow] = field(repr=False)  # asyncio writes out what a task returns as it ends
     """One for each of `job.examples`, in their order."""
     run_dir: Path
     job: Job
@@ -159,11 +159,9 @@ async def label_in(
     observe: Observer,
     say: Say | None,
     interrupt: Interrupt,
-    limits: Mapping[str, Any] | None = None,
 ) -> Result:
-    """Label the job in an open folder, as `run` does. `manifest`: of a run that goes on, None for one that begins;
-    `limits`: those it goes on with, where they are not those it began with."""
-    keeper = _Keeper(folder, job.config, default_cache_dir(environ), limits or {})
+    """Label the job in an open folder, as `run` does. `manifest`: of a run that goes on, None for one that begins."""
+    keeper = _Keeper(folder, job.config, default_cache_dir(environ))
     async with open_client(
         job.config,
         environ,
@@ -178,7 +176,7 @@ async def label_in(
         planned, tools = await estimate(outlook), build_search(job, provider, outlook.sizes, say)
         if manifest is None:
             write_inputs(place.path / INPUTS, job)
-            folder.begin(_manifest(job, place, provider, outlook, planned, environ))
+            folder.begin(_manifest(job, place, provider, outlook, planned, environ, say))
         else:
             _refuse_other_provider(folder.path, manifest, provider)
             keeper.change = _told_change(manifest, folder, say)
@@ -190,7 +188,13 @@ async def label_in(
 
 
 def _manifest(
-    job: Job, place: Place, provider: Provider, outlook: Outlook, planned: Estimate, environ: Mapping[str, str]
+    job: Job,
+    place: Place,
+    provider: Provider,
+    outlook: Outlook,
+    planned: Estimate,
+    environ: Mapping[str, str],
+    say: Say | None,
 ) -> Manifest:
     cache_dir = (job.config.cache_dir or default_cache_dir(environ)).absolute()
     record, cwd = find_record(cache_dir, provider), Path.cwd()
@@ -212,6 +216,7 @@ def _manifest(
             program=fingerprint(),
         ),
         environ,
+        say,
     )
 
 
@@ -251,14 +256,14 @@ class _Keeper:
     """Keeps the state of a run on disk. What is about to be spent is written down before it is sent, so that a limit
     holds however the process ends."""
 
-    def __init__(self, folder: RunFolder, config: RunConfig, cache_dir: Path, limits: Mapping[str, Any]) -> None:
+    def __init__(self, folder: RunFolder, config: RunConfig, cache_dir: Path) -> None:
         self.folder, self.config = folder, config
         self.cache_dir = config.cache_dir or cache_dir
         self.before = folder.before
         self.client: Client | None = None
         self.change: str | None = None
         """In the program since the run began, in words."""
-        self.state = replace(self.before, status="running", stop_reason=None, pid=os.getpid(), limits=limits)
+        self.state = replace(self.before, status="running", stop_reason=None, pid=os.getpid())
         self._started = time.monotonic()
 
     @property

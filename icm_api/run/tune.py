@@ -379,9 +379,8 @@ def refuse_dearer(estimate: Estimate, max_usd: Decimal | None) -> None:
     if max_usd is None or (estimate.usd is not None and estimate.usd <= max_usd):
         return
     says = "tells no price beforehand" if estimate.usd is None else f"estimates ${estimate.usd:f}"
-    error = BudgetError("max_usd", Decimal(0), max_usd)
-    error.args = (f"--max-usd {max_usd:f}: the host {says}, so no job was launched; the files stay uploaded there",)
-    raise error
+    message = f"--max-usd {max_usd:f}: the host {says}, so no job was launched; the files stay uploaded there"
+    raise BudgetError("max_usd", None, max_usd, message)
 
 
 def _wish_s(state: RetryCallState) -> float:

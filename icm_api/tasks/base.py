@@ -101,6 +101,8 @@ class Task:
         """The examples with group and key derived from their fields, each where no example of the data has one."""
         groups = self.group_from is not None and all(example.group is None for example in examples)
         keys = self.key_from is not None and all(example.key is None for example in examples)
+        if not groups and not keys:
+            return tuple(examples)
         return tuple(
             replace(
                 example,

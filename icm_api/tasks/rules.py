@@ -75,21 +75,17 @@ class Swapped:
         return (self.first, self.second)
 
     def relations(self, examples: Sequence[Example]) -> tuple[Relation, ...]:
-        same: dict[frozenset[tuple[str, str]], list[int]] = {}
+        others = sorted({*examples[0].fields} - {*self.fields}) if examples else []
+        same: dict[tuple[str, ...], list[int]] = {}
         for index, example in enumerate(examples):
-            same.setdefault(frozenset(example.fields.items()), []).append(index)
+            same.setdefault(tuple(example.fields[name] for name in (*self.fields, *others)), []).append(index)
         relations: list[Relation] = []
-        for members in same.values():
+        for (first, second, *rest), members in same.items():
             relations += _chained(members, self.positive, self.name)
-            mirrored = same.get(self._mirror(examples[members[0]]), members)
+            mirrored = same.get((second, first, *rest), members)
             if members[0] < mirrored[0]:  # each pair once
                 relations.append(Relation("asymmetric", (members[0], mirrored[0]), self.positive, source=self.name))
         return tuple(relations)
-
-    def _mirror(self, example: Example) -> frozenset[tuple[str, str]]:
-        fields = dict(example.fields)
-        fields[self.first], fields[self.second] = fields[self.second], fields[self.first]
-        return frozenset(fields.items())
 
 
 def _chained(members: Sequence[int], positive: int, source: str) -> list[Relation]:

@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import resvg_py
+
 RUN = ("--task", "classify", "--labels", "negative,positive", "--provider", "synthetic", "--gold-column", "gold")
 
 
@@ -47,6 +49,23 @@ def test_without_the_extra_charts_are_svg_and_the_way_to_png_is_told(icm, tmp_pa
     done = icm("report", "run", "--charts", "charts")
     assert (done.code, "pip install 'icm-api[png]'" in done.err) == (0, True)
     assert {file.suffix for file in Path("charts").iterdir()} == {".svg"}
+
+
+def test_without_fonts_page_and_charts_as_svg_are_written_and_a_notice_says_so(icm, tmp_path, monkeypatch):
+    icm("run", rows(tmp_path / "data.jsonl"), *RUN, "--run-dir", "run", "--no-report")
+    drawn = resvg_py.svg_to_bytes
+    monkeypatch.setattr(resvg_py, "svg_to_bytes", lambda **options: drawn(**{**options, "skip_system_fonts": True}))
+    done = icm("report", "run", "--charts", "charts")
+    assert (done.code, "notice: the charts in charts are SVG only: PNG: this system has no font" in done.err) == (
+        0,
+        True,
+    )
+    assert Path(done.out.strip()).exists()
+    assert {file.suffix for file in Path("charts").iterdir()} == {".svg"}
+
+
+def test_the_help_says_what_png_needs(icm):
+    assert "SVG (and PNG with the extra png)" in " ".join(icm("report", "--help").out.split())
 
 
 def test_runs_are_compared_label_by_label(icm, tmp_path):

@@ -7,13 +7,16 @@ import signal
 import subprocess
 import sys
 import time
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from icm_api.client.retry import RetryPolicy
-from icm_api.providers.tuning import HOSTS
+from icm_api.errors import BudgetError
+from icm_api.providers.tuning import HOSTS, Estimate
+from icm_api.run.tune import refuse_dearer
 from tests.servers.tuning import DROP, Asked, OpenAITuning, Said, TogetherTuning, TuningServer
 
 KEY = "secret-key-of-a-test"
@@ -409,6 +412,12 @@ def test_a_job_without_an_estimate_is_above_any_limit(icm, run, openai):
     done = icm(*arguments(run, "openai", openai, "--yes", "--max-usd", "1000"))
     assert (done.code, openai.jobs) == (3, [])
     assert "the host tells no price beforehand, so no job was launched" in done.err
+
+
+def test_a_job_above_the_limit_makes_up_no_spending():
+    with pytest.raises(BudgetError, match=r"--max-usd 1: the host estimates \$1.25") as caught:
+        refuse_dearer(Estimate(Decimal("1.25")), Decimal(1))
+    assert (caught.value.limit, caught.value.spent, caught.value.allowed) == ("max_usd", None, 1)
 
 
 @pytest.mark.parametrize("limit", ["-1", "nan", "much"])

@@ -485,8 +485,8 @@ def test_files_of_a_run(data):
         attempt(lambda: info.summary)
         attempt(lambda: info.out)
     list_runs(FOLDER / "runs")
-    attempt(lambda: load_run(folder))
-    attempt(lambda: load_run(folder).journal())
+    attempt(lambda: load_run(folder, {}, trust=True))
+    attempt(lambda: load_run(folder, {}, trust=True).journal())
     attempt(lambda: replay(folder, good))
 
 

@@ -308,26 +308,35 @@ def changed_manifest(cut: Path, **settings: Any) -> None:
     (cut / "manifest.json").write_text(json.dumps(manifest))
 
 
-def test_a_run_that_was_not_begun_here_asks_nobody_and_loads_nothing_until_it_is_trusted(icm, cut, write, server):
-    write("theirs.py", "raise SystemExit('loaded')")
+AFTER_A_RUN = [
+    ("resume", "run"),
+    ("label", "reviews.jsonl", "--from", "run"),
+    ("eval", "run", "--test", "reviews.jsonl"),
+    ("report", "run"),
+    ("export", "run", "--format", "csv", "--out", "labels.csv"),
+    ("audit", "run", "--csv", "sheet.csv"),
+    ("compare", "run", "run"),
+    ("tune", "run", "--provider", "together", "--base-model", "m", "--dry-run"),
+]
+
+
+@pytest.mark.parametrize("command", AFTER_A_RUN, ids=lambda command: command[0])
+def test_a_run_that_was_not_begun_here_asks_nobody_and_loads_nothing_until_it_is_trusted(
+    icm, cut, write, server, tmp_path, monkeypatch, command
+):
+    write("theirs.py", "from pathlib import Path\n\nPath('loaded').touch()\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "theirs", raising=False)
     changed_manifest(
         cut, provider="openai-compatible", base_url=server.url, api_key_env="MY_KEY", model="m", task="theirs:Task"
     )
-    done = resumed(icm)
+    done = icm(*command)
     assert done.code == 2
     for shown in (server.url, "api_key_env='MY_KEY'", "task='theirs:Task'", "give --trust"):
         assert shown in done.err
-    assert server.asked == []
-    assert "trusting a run that was not begun here" in resumed(icm, "--trust").err
-
-
-@pytest.mark.parametrize(
-    "command", [("label", "reviews.jsonl", "--from", "run"), ("eval", "run", "--test", "reviews.jsonl")]
-)
-def test_nor_do_its_labels_serve_as_context_before(icm, cut, command):
-    changed_manifest(cut, base_url="https://theirs.example")
-    done = icm(*command)
-    assert (done.code, "base_url='https://theirs.example'" in done.err) == (2, True)
+    assert (server.asked, Path("loaded").exists()) == ([], False)
+    assert "trusting a run that was not begun here" in icm(*command, "--trust").err
+    assert Path("loaded").exists()
 
 
 def test_the_same_folder_is_trusted_when_it_is_said_and_goes_on(icm, whole, cut, tmp_path):
@@ -341,6 +350,71 @@ def test_the_secret_that_runs_are_known_by_is_the_user_s_alone_and_in_no_run(icm
     secret = tmp_path / "cache" / "secret"
     assert (len(secret.read_bytes()), secret.stat().st_mode & 0o777) == (32, 0o600)
     assert not [path for path in cut.rglob("*") if path.is_file() and secret.read_bytes() in path.read_bytes()]
+
+
+def test_a_run_that_could_get_no_mark_says_so_when_it_begins_and_is_told_from_a_changed_one(
+    icm, reviews, tmp_path, monkeypatch
+):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("ICM_API_CACHE_DIR", str(tmp_path / "file" / "cache"))
+    own = ("--no-cache", "--cache-dir", "own", "--run-dir", "run", "--max-requests", "15")
+    begun = icm("run", reviews, *SETTINGS, *ANNEAL, *own)
+    assert (begun.code, "cache/secret, by which your runs are known, cannot be made" in begun.err) == (3, True)
+    done = resumed(icm)
+    assert (done.code, "this run has no mark of who began it" in done.err) == (2, True)
+    assert "its manifest was changed" not in done.err
+    assert resumed(icm, "--trust").code == 0
+
+
+@pytest.mark.parametrize("links", [True, False], ids=["hard-links", "no-hard-links"])
+@pytest.mark.parametrize("before", [None, b"", b"cut short"])
+def test_a_secret_is_made_wherever_there_is_no_whole_one(icm, reviews, tmp_path, monkeypatch, links, before):
+    def no_link(*_: object) -> None:
+        raise OSError(95, "Operation not supported")
+
+    if not links:
+        monkeypatch.setattr(os, "link", no_link)
+    secret = tmp_path / "cache" / "secret"
+    if before is not None:
+        secret.parent.mkdir()
+        secret.write_bytes(before)
+    arguments = (reviews, *SETTINGS, *ANNEAL, "--max-requests", "15")
+    assert "by which your runs are known" not in icm("run", *arguments, "--run-dir", "run").err
+    made = secret.read_bytes()
+    assert (len(made), secret.stat().st_mode & 0o777, list(secret.parent.glob("*.tmp"))) == (32, 0o600, [])
+    icm("run", *arguments, "--run-dir", "another")
+    assert (secret.read_bytes(), resumed(icm).code) == (made, 0)
+
+
+def change_state(cut: Path, **fields: Any) -> None:
+    state = json.loads((cut / "state.json").read_text())
+    (cut / "state.json").write_text(json.dumps(state | fields))
+
+
+def test_larger_limits_in_the_state_that_nobody_gave_here_do_not_count(icm, cut):
+    change_state(cut, limits={"max_requests": 1000})
+    done = icm("resume", "run", "--json")
+    assert (done.code, done.json["requests"]) == (3, 15)
+    assert "has max_requests = 1000, which was not given here, so that of the manifest holds (15)" in done.err
+    assert resumed(icm).code == 0
+
+
+def test_narrower_limits_in_the_state_hold_without_a_mark(icm, cut):
+    change_state(cut, limits={"max_requests": 3})
+    done = icm("resume", "run", "--json")
+    assert (done.code, "which was not given here" in done.err) == (3, False)
+
+
+def test_limits_given_at_the_last_resume_hold_at_the_next_and_for_that_run_alone(icm, reviews, cut):
+    assert icm("resume", "run", "--max-requests", "18").code == 3
+    given = json.loads((cut / "state.json").read_text())
+    assert given["limits"] == {"max_requests": 18}
+    again = icm("resume", "run", "--json")
+    assert (again.code, again.json["requests"], "which was not given here" in again.err) == (3, 18, False)
+    arguments = (*SETTINGS, *ANNEAL, "--run-dir", "other", "--max-requests", "15", "--seed", "1")
+    assert icm("run", reviews, *arguments).code == 3
+    change_state(Path("other"), limits=given["limits"], limits_mark=given["limits_mark"])
+    assert "which was not given here" in icm("resume", "other").err
 
 
 def test_nothing_but_limits_can_come_in_by_the_state(icm, cut):

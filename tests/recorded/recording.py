@@ -16,9 +16,10 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
-from urllib.parse import urlsplit
+from typing import Any, TypeGuard
+from urllib.parse import unquote
 
+import httpx2
 import vcr  # type: ignore[import-untyped]
 import yaml
 from vcr.cassette import Cassette  # type: ignore[import-untyped]
@@ -50,6 +51,11 @@ KEPT_SETTINGS = {
 REMOVED = "removed"
 ELSEWHERE = "https://recorded.invalid"
 """Stands for an address that is not the provider's own, such as one that names an account."""
+ORDINARY = {
+    *("account", "accounts", "ai", "api", "chat", "client", "compat", "deployments", "endpoints", "gateway"),
+    *("inference", "llm", "models", "openai", "projects", "proxy", "serving-endpoints"),
+}
+"""Parts of an address's path that say nothing of who asked, and are common words in replies."""
 PASSING = {408, 409, 429}
 """With every 5xx: failures after which the client asks again. They are not kept."""
 _CALLER = re.compile(
@@ -145,7 +151,9 @@ async def record(
         with _cassette(draft, RecordMode.ALL):
             checks, spent = await _heard(config, environ, Path(folder), sleep, say)
         document = {**yaml.safe_load(draft.read_text()), "metadata": _described(config, checks, spent)}
-        text = _elsewhere(yaml.safe_dump(document, allow_unicode=True, sort_keys=False), config)
+        text = yaml.safe_dump(document, allow_unicode=True, sort_keys=False)
+        if _is_own(config.base_url):
+            text = _elsewhere(text, httpx2.URL(config.base_url))
         _refuse_keys(text, config, environ)
         draft.write_text(text)
         await play(draft)
@@ -211,12 +219,51 @@ def _description(file: Path) -> dict[str, Any]:
     return description
 
 
-def _elsewhere(text: str, config: ProviderConfig) -> str:
-    """The text with `ELSEWHERE` for an address of the user's own."""
-    if config.base_url is None or config.base_url.rstrip("/") in {entry.base_url for entry in ENTRIES}:
-        return text
-    address = urlsplit(config.base_url)
-    return text.replace(f"{address.scheme}://{address.netloc}", ELSEWHERE)
+def _is_own(base_url: str | None) -> TypeGuard[str]:
+    """Whether the address is the user's own: a listed provider's is public, however it is written."""
+    listed = (entry.base_url for entry in ENTRIES if entry.base_url)
+    return base_url is not None and _plain(base_url) not in {_plain(address) for address in listed}
+
+
+def _plain(base_url: str) -> str:
+    return str(httpx2.URL(base_url)).rstrip("/")
+
+
+def _elsewhere(text: str, address: httpx2.URL) -> str:
+    """The text with `ELSEWHERE` for all of the user's own address but its version, which adapters leave out or add.
+
+    Raises ConfigError where the text holds the host or a telling part of the path elsewhere, or in other writing."""
+    cleaned = re.sub(_prefix(address), ELSEWHERE, text, flags=re.IGNORECASE)
+    told = re.search(rf"(?<![\w-]){_either(*_names(address))}(?![\w-])", cleaned, re.IGNORECASE)
+    if told:
+        raise ConfigError(f"the recording still tells {told[0]!r}, a part of base_url: nothing was written")
+    return cleaned
+
+
+def _prefix(address: httpx2.URL) -> str:
+    """A pattern for the address without its version, as a user or an HTTP client may write it."""
+    path, decoded = (_unversioned(written) for written in (address.raw_path.decode(), address.path))
+    hosts, paths = _either(address.raw_host.decode(), address.host), _either(path, decoded)
+    default = {"https": 443, "http": 80}[address.scheme]
+    port = f"(?::{default})?" if address.port in (None, default) else f":{address.port}"
+    return rf"{address.scheme}://\[?{hosts}\]?{port}{paths}(?![\w-]|[:.]\w)"
+
+
+def _unversioned(path: str) -> str:
+    return re.sub(r"(/v\d\w*)?/*$", "", path)
+
+
+def _either(*written: str) -> str:
+    return f"(?:{'|'.join(map(re.escape, written))})"
+
+
+def _names(address: httpx2.URL) -> list[str]:
+    """What of the address must be nowhere: the host (one without a dot is a common word, so only where an address names
+    it), and those parts of the path that are no common word, no version and no small number."""
+    hosts = {name if re.search("[.:]", name) else f"/{name}" for name in (address.host, address.raw_host.decode())}
+    parts = {name for part in address.raw_path.decode().split("/") for name in (part, unquote(part))}
+    telling = [part for part in parts if part.lower() not in ORDINARY and not re.fullmatch(r"v\d\w*|.{0,3}", part)]
+    return sorted({*hosts, *telling})
 
 
 def _refuse_keys(text: str, config: ProviderConfig, environ: Mapping[str, str]) -> None:

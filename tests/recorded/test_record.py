@@ -4,6 +4,7 @@ import gzip
 import json
 from typing import Any
 
+import httpx2
 import pytest
 import yaml
 from pytest_recording.network import blocking_context
@@ -12,7 +13,7 @@ from icm_api.config import ProviderConfig
 from icm_api.errors import AuthError, BudgetError, ConfigError, DataError
 from tests.conftest import Answer
 from tests.recorded.__main__ import main
-from tests.recorded.recording import SECRET, play, record, without_ids
+from tests.recorded.recording import ELSEWHERE, SECRET, _elsewhere, _is_own, play, record, without_ids
 from tests.servers.gemini import Gemini
 from tests.servers.learner import Learner
 from tests.servers.openai_shaped import OpenAIShaped
@@ -110,6 +111,51 @@ async def test_a_failure_that_passes_is_not_kept(server, config, file):
     await play_alone(server, file)
 
 
+ACCOUNT = "0a1b2c3d4e5f"
+ACCOUNTS = f"/client/v4/accounts/{ACCOUNT}/ai/v1"
+
+
+@pytest.mark.parametrize("written", ["{}", "HTTP://{}", "{}/"])
+async def test_the_account_in_a_path_is_not_kept(server, config, file, written):
+    server.answer(f"{ACCOUNTS}/completions", Together(LABELS).completion)
+    address = written.format(f"{server.url.removeprefix('http://') if '//' in written else server.url}{ACCOUNTS}")
+    await record(config.model_copy(update={"base_url": address}), ENVIRON, file)
+    text = file.read_text()
+    assert not [word for word in (ACCOUNT, "127.0.0.1", "accounts") if word in text]
+    assert yaml.safe_load(text)["metadata"]["settings"]["base_url"].rstrip("/") == "https://recorded.invalid/v1"
+    await play_alone(server, file)
+
+
+@pytest.mark.parametrize(
+    "base_url", ["https://Models.ACME.example/team-7/v1", "https://models.acme.example:443/team-7/v1/"]
+)
+def test_an_address_is_found_in_capitals_and_with_the_port_that_goes_without_saying(base_url):
+    kept = f"base_url: {base_url}\nuri: https://models.acme.example/team-7/v1/completions\n"
+    cleaned = _elsewhere(kept, httpx2.URL(base_url))
+    assert cleaned.replace("/v1/\n", "/v1\n") == f"base_url: {ELSEWHERE}/v1\nuri: {ELSEWHERE}/v1/completions\n"
+
+
+@pytest.mark.parametrize(
+    ("base_url", "own"),
+    [
+        (None, False),
+        ("https://api.together.ai/v1", False),
+        ("https://API.together.ai:443/v1/", False),
+        ("https://api.together.ai/team-7/v1", True),
+        ("https://api.together.ai.example/v1", True),
+    ],
+)
+def test_the_public_address_of_a_listed_provider_is_nobodys_own(base_url, own):
+    assert _is_own(base_url) is own
+
+
+def test_a_host_named_by_a_common_word_may_be_a_providers_name_and_no_address():
+    address = httpx2.URL("http://vllm:8000/v1")
+    assert _elsewhere("provider: vllm\n", address) == "provider: vllm\n"
+    with pytest.raises(ConfigError, match="a part of base_url"):
+        _elsewhere("see http://vllm:9000/docs\n", address)
+
+
 # --- what leaves no recording -----------------------------------------------------------------------------
 
 
@@ -144,6 +190,15 @@ async def test_a_host_that_repeats_the_key_is_not_recorded(server, config, file)
     with pytest.raises(ConfigError, match="repeats the key") as refusal:
         await record(config, ENVIRON, file)
     assert KEY not in str(refusal.value)
+    assert not file.exists()
+
+
+@pytest.mark.parametrize("note", [f"billed to {ACCOUNT.upper()}", "served by 127.0.0.1 today"])
+async def test_a_host_that_repeats_a_part_of_the_users_address_is_not_recorded(server, config, file, note):
+    answered = lambda body: {**Together(LABELS).completion(body), "note": note}  # noqa: E731
+    server.answer(f"{ACCOUNTS}/completions", answered)
+    with pytest.raises(ConfigError, match="a part of base_url: nothing was written"):
+        await record(config.model_copy(update={"base_url": f"{server.url}{ACCOUNTS}"}), ENVIRON, file)
     assert not file.exists()
 
 

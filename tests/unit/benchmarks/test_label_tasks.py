@@ -164,7 +164,7 @@ def test_a_task_without_truth_is_drawn_and_labelled_without_gold(tmp_path):
 def test_a_scrambled_text_has_the_same_characters_in_another_order(tmp_path):
     task = replace(toy(tmp_path, []), unit="row", text=("text",), scrambled=True)
     words = ("a sharp picture and a long battery life", "the lid broke off on the very first day")
-    rows = [{"id": str(i), "text": text, "label": bool(i)} for i, text in enumerate(words)]
+    rows = [{"id": str(i), "text": text, "label": str(bool(i)).lower()} for i, text in enumerate(words)]
     task.file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     texts = {row["id"]: row["text"] for row in draw(task, 2, 0.5, seed=0)}
     for row in rows:

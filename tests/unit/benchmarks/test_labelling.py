@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -282,7 +283,7 @@ def test_the_area_is_the_share_of_pairs_in_which_the_bad_run_has_the_graver_alar
 
 
 def test_the_diagnosis_is_of_searches_only_and_a_task_without_truth_is_never_good(hand_made):
-    judged = {"verdict": "healthy", "signs": [], "label_shares": [0.5, 0.5], "information_nats": 0.5}
+    judged: dict[str, Any] = {"verdict": "healthy", "signs": [], "label_shares": [0.5, 0.5], "information_nats": 0.5}
     rows = [
         row("messages", "sweep", 0, 0.9, **judged),
         row("messages", "zero-shot", 0, 0.5, **judged),

@@ -324,7 +324,7 @@ def test_a_group_of_thousands_is_solved_in_closed_form():
 def test_a_rule_is_broken_when_its_price_is_less_than_it_would_cost_to_keep():
     rule = Relation("at_most_one", (0, 1), price=1.0)
     cheap = _solve([rule], [TRUE, TRUE])
-    assert (cheap.labels, cheap.broken, cheap.total_nats) == ({0: 1, 1: 1}, (rule,), -1.5)
+    assert (dict(cheap.labels), cheap.broken, cheap.total_nats) == ({0: 1, 1: 1}, (rule,), -1.5)
     dear = _solve([Relation("at_most_one", (0, 1), price=5.0)], [TRUE, TRUE])
     assert (sum(dear.labels.values()), dear.broken, dear.total_nats) == (1, (), -2.25)
 
@@ -332,7 +332,7 @@ def test_a_rule_is_broken_when_its_price_is_less_than_it_would_cost_to_keep():
 def test_soft_equivalents_are_not_merged():
     rule = _equal(0, 1, price=0.5)
     solution = _solve([rule], [TRUE, FALSE])
-    assert (solution.labels, solution.broken) == ({0: 1, 1: 0}, (rule,))
+    assert (dict(solution.labels), solution.broken) == ({0: 1, 1: 0}, (rule,))
 
 
 def test_a_hard_relation_is_named_before_a_soft_one():

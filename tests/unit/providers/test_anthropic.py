@@ -209,6 +209,16 @@ async def test_nothing_of_the_environment_is_sent(server, open_adapter, monkeypa
     assert KEY not in str(server.asked[0].headers)
 
 
+async def test_headers_that_another_release_of_the_sdk_adds_are_not_sent(server, open_adapter, monkeypatch):
+    added = {"X-Custom": "from-the-environment", "X-Api-Key": "from-the-environment"}
+    monkeypatch.setattr("anthropic.AsyncAnthropic.default_headers", property(lambda _: added))
+    server.answer(ROUTE, message())
+    await ask(open_adapter(api_key=KEY))
+    own = {"host", "accept", "accept-encoding", "connection", "user-agent", "content-type", "content-length"}
+    assert set(server.asked[0].headers) - own == {"x-api-key", "anthropic-version"}
+    assert server.asked[0].headers["x-api-key"] == KEY
+
+
 async def test_the_key_goes_into_a_header_and_into_nothing_else(server, open_adapter):
     server.answer(ROUTE, message())
     adapter = open_adapter(api_key=KEY)

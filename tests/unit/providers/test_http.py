@@ -19,7 +19,16 @@ from icm_api.errors import (
     TransientError,
 )
 from icm_api.providers import http
-from icm_api.providers.http import BoundedClient, Host, checked_api_key, checked_base_url, count, retry_after_s
+from icm_api.providers.http import (
+    BoundedClient,
+    Host,
+    checked_api_key,
+    checked_base_url,
+    count,
+    openai_usage,
+    retry_after_s,
+)
+from icm_api.types import Usage
 
 KEY = "sk-very-secret-0123456789"
 NOW_S = 1_700_000_000.0  # Tue, 14 Nov 2023 22:13:20 GMT
@@ -340,3 +349,27 @@ def test_a_mangled_key_is_refused_without_showing_it(key):
 )
 def test_a_token_count_is_a_number_or_unknown(value, tokens):
     assert count(value) == tokens
+
+
+@pytest.mark.parametrize(
+    ("stated", "usage"),
+    [
+        ({"prompt_tokens": 1200, "completion_tokens": 5, "input_tokens": 0, "output_tokens": 0}, Usage(1200, None, 5)),
+        ({"prompt_tokens": 0, "completion_tokens": 0, "input_tokens": 1200, "output_tokens": 5}, Usage(1200, None, 5)),
+        ({"prompt_tokens": 1200, "completion_tokens": 5, "input_tokens": None}, Usage(1200, None, 5)),
+        ({"prompt_tokens": None, "input_tokens": 1200, "output_tokens": 5}, Usage(1200, None, 5)),
+        ({"input_tokens": 9, "prompt_tokens": 9, "prompt_tokens_details": {"cached_tokens": 4}}, Usage(9, 4, None)),
+        (
+            {
+                "input_tokens": 9,
+                "prompt_tokens_details": {"cached_tokens": 4},
+                "input_tokens_details": {"cached_tokens": 8},
+            },
+            Usage(9, 4, None),
+        ),
+        ({"prompt_tokens": 9, "cached_tokens": 4, "prompt_tokens_details": None}, Usage(9, 4, None)),
+        ({}, Usage()),
+    ],
+)
+def test_of_the_two_names_for_tokens_the_one_that_costs_more_counts(stated, usage):
+    assert openai_usage({"usage": stated}) == usage

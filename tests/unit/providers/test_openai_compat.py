@@ -168,6 +168,17 @@ async def test_nothing_from_the_environment_is_sent_to_the_host(server, open_ada
     assert server.asked[1].headers["authorization"] == f"Bearer {KEY}"
 
 
+async def test_headers_that_another_release_of_the_sdk_adds_are_not_sent(server, open_adapter, monkeypatch):
+    added = {"X-Custom": "from-the-environment", "Authorization": "Bearer from-the-environment"}
+    monkeypatch.setattr("openai.AsyncOpenAI.default_headers", property(lambda _: added))
+    server.answer(ROUTES["completions"], a_reply(LEGACY))
+    await ask(open_adapter(api_key=KEY, headers={"x-own": "ours"}))
+    await ask(open_adapter())
+    own = {"host", "accept", "accept-encoding", "connection", "user-agent", "content-type", "content-length"}
+    assert [set(asked.headers) - own for asked in server.asked] == [{"authorization", "x-own"}, set()]
+    assert server.asked[0].headers["authorization"] == f"Bearer {KEY}"
+
+
 async def test_a_redirect_is_not_followed(server, open_adapter, answer):
     server.answer(ROUTES["completions"], answer({}, 307, {"Location": f"{server.url}/elsewhere"}))
     with pytest.raises(RequestError, match=r"redirects to .*/elsewhere"):

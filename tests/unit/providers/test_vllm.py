@@ -81,7 +81,7 @@ async def test_likely_labels_come_by_id_in_one_request_with_the_prompt_as_ids(se
     ("can", "parameter", "exact"),
     [
         ({}, "allowed_token_ids", "forced"),
-        ({"names": False}, "prompt_logprobs", "appended"),
+        ({"forces": False}, "prompt_logprobs", "appended"),
         ({"after_forcing": True}, "prompt_logprobs", "appended"),
     ],
 )
@@ -118,7 +118,7 @@ async def test_a_list_that_another_client_spoils_is_asked_for_again(server, serv
 async def test_a_forced_token_that_does_not_come_is_an_error(server, serve, connect):
     host = serve()
     adapter = await connect()
-    host.names = False
+    host.forces = False
     with pytest.raises(CapabilityError, match="another token than"):
         await adapter.send(NextTokenRequest(PROMPT, (*LABELS, " Unheard")))
 
@@ -133,9 +133,9 @@ async def test_a_server_that_can_do_neither_gives_bounds_and_says_so(serve, conn
     assert reply.floor_nats is not None
 
 
-@pytest.mark.parametrize("names", [True, False])
-async def test_labels_that_share_a_first_token_are_told_apart(server, serve, connect, names):
-    host = serve(model=TokenModel((" Yes", " Yesterday"), SPLIT), forces=names)
+@pytest.mark.parametrize("forces", [True, False])
+async def test_labels_that_share_a_first_token_are_told_apart(server, serve, connect, forces):
+    host = serve(model=TokenModel((" Yes", " Yesterday"), SPLIT), forces=forces)
     prompt = Prompt("Text: b\nLabel:", (("Text: a\nLabel:", " Yes"),) * 3)
     reply = await (await connect()).send(NextTokenRequest(prompt, (" Yes", " Yesterday")))
     for label in (" Yes", " Yesterday"):

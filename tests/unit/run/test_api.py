@@ -29,6 +29,28 @@ def test_rows_in_memory_are_labelled(settings):
     assert (settings["run_dir"] / "labels.jsonl").exists()
 
 
+def test_the_rows_of_a_result_are_read_as_a_sequence(settings):
+    rows = icm_api.label(ROWS, **settings).rows
+    assert len(rows) == 10
+    assert [rows[i] for i in range(10)] == list(rows) == list(rows[:])
+    assert [row.id for row in rows[-2:]] == ["8", "9"]
+    assert rows[-1] == rows[9]
+    with pytest.raises(IndexError):
+        rows[10]
+
+
+def test_a_result_is_written_out_in_a_few_lines_however_many_examples_it_has(settings):
+    result = icm_api.label(ROWS, **settings)
+    assert "text 7" not in repr(result)
+
+
+def test_texts_are_made_when_they_are_read_and_read_as_a_sequence(settings):
+    texts = icm_api.label(ROWS, **settings).job.texts
+    assert len(texts) == 10
+    assert [texts[i] for i in range(10)] == list(texts) == list(texts[:])
+    assert "text 9" in texts[-1]
+
+
 def test_relations_can_be_rows_too(settings):
     rules = [{"kind": "exactly_one", "ids": [str(i), str(i + 1)]} for i in range(0, 10, 2)]
     result = icm_api.label(ROWS, relations=rules, **settings)

@@ -32,6 +32,11 @@ def test_a_label_that_a_rule_changed_names_the_rule():
     assert found.forced == {1: rule}
 
 
+def test_a_hard_rule_is_named_before_a_soft_one():
+    soft, hard = Relation("at_most_one", (0, 1), price=0.1), Relation("exactly_one", (0, 1))
+    assert ended((1, 0.9), (0, 0.8), rules=(soft, hard)).forced == {1: hard}
+
+
 def test_a_search_that_was_stopped_with_a_broken_rule_ends_consistent_and_is_measured_anew():
     found = ended((1, 0.9), (1, 0.6), rules=(Relation("exactly_one", (0, 1)),)).labelling
     assert found.labels == (1, 0)
