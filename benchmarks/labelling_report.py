@@ -35,9 +35,9 @@ COST_NOTE = (
     "own: the prompt tokens of zero-shot, which reads each example once. Seconds: only of runs that asked all anew."
 )
 COURSE_NOTE = (
-    "Balanced, shares unknown, mean over the tasks: the labels that would be kept if the search ended there. Own: the "
-    "prompt tokens of zero-shot. Without echo a pass sends each example with all before it, most of it from the host's "
-    "cache; with echo a pass is about 1 x own."
+    "Balanced, shares unknown, mean over the tasks that the model holds: the labels that would be kept if the search "
+    "ended there, before any are asked alone again. Own: the prompt tokens of zero-shot. Without echo a pass sends "
+    "each example with all before it, most of it from the host's cache; with echo a pass is about 1 x own."
 )
 ABOVE = 0.05
 """How far above both baselines an accuracy must be to count as clearly above them."""
@@ -179,7 +179,8 @@ class Report:
     def course(self) -> str:
         """Of sweep with unknown shares, balanced: what more passes and restarts bring, and what they cost. A restart
         that settled early stands at its last pass in the columns after it."""
-        rows = [row for row in self.of(Column("sweep", "unknown", self.n), BALANCED) if row.get("course")]
+        runs = self.of(Column("sweep", "unknown", self.n), BALANCED, self.clear_tasks())
+        rows = [row for row in runs if row.get("course")]
         own = {_draw(row): row["prompt_tokens"] for row in self.rows if row["method"] == "zero-shot"}
         body = []
         for restart, n_passes in sorted({(line["restart"], line["pass"]) for row in rows for line in row["course"]}):

@@ -72,7 +72,7 @@ def test_a_pass_is_one_request_and_without_echo_one_a_label(icm, server, start, 
     ("name", "options"),
     [
         ("vllm", {}),
-        ("vllm", {"names": False}),
+        ("vllm", {"forces": False}),
         ("sglang", {}),
         ("sglang", {"old_routes": True, "first_is_own": True}),
         ("tgi", {}),

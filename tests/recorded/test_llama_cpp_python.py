@@ -19,8 +19,8 @@ LABELS = (" positive", " negative")
 FEW = 5
 """Candidates."""
 SAME_NATS = 1e-4
-"""Within one server, which evaluates a sequence in other batches than its last token. They were equal when recorded; the
-kernels of another build may round by the batch (`tests/real/test_llama_cpp_python.py` allows for it)."""
+"""Within one server, which evaluates a sequence in other batches than its last token. They were equal when recorded;
+the kernels of another build may round by the batch (`tests/real/test_llama_cpp_python.py` allows for it)."""
 
 
 @pytest.fixture
