@@ -6,7 +6,7 @@ and read from its prompt log-probs. Log-probabilities are those before sampling 
 `--logprobs-mode raw_logprobs`).
 `logprob_token_ids` and `/generative_scoring` are not used, although one request would name many labels: while either is
 being answered, vLLM's V1 sampler takes the lists of likeliest tokens from all others (pull request 51789, seen on
-0.32.0: 37 lists of 40). Lists that another client spoils in that way are noticed and asked for again.
+0.32.0). Lists that another client spoils in that way are noticed and asked for again.
 Source: https://docs.vllm.ai/en/latest/serving/openai_compatible_server.html
 """
 

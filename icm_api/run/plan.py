@@ -386,7 +386,7 @@ class _Counter:
     notes = ()
 
     def __init__(self, sizes: PromptSizes, n_labels: int, capabilities: Capabilities, *, silent: bool = False) -> None:
-        self._sizes, self._n_labels, self._silent = sizes, n_labels, silent
+        self._sizes, self._n_labels = sizes, n_labels
         self.echoes = capabilities.prompt_logprobs
         self.requests = self._calls = 0
         self.prompt_tokens = 0.0
