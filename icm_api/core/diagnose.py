@@ -30,8 +30,10 @@ AGAINST_OWN_MEANING = 0.4
 """Share of labels that the label words' own meaning supports, below which the labels look turned round."""
 LEAST_OF_OWN_MEANING = 8
 """Examples: with fewer such a share is chance."""
+ANY_SHARES = 0.5
+"""Width of the range of a label's shares that fit the scores, from which the scores tell next to nothing of them."""
 
-SignName = Literal["collapse", "no concept", "instability", "polarity", "surface", "thin mass", "unfinished"]
+SignName = Literal["collapse", "no concept", "instability", "polarity", "surface", "thin mass", "shares", "unfinished"]
 Level = Literal["failed", "doubtful"]
 Verdict = Literal["healthy", "doubtful", "failed"]
 
@@ -59,6 +61,8 @@ class Evidence:
     """Mean share of equal labels over pairs of restarts."""
     own_meaning: Sequence[int | None] | None = None
     """Labels before the model has seen any: what the label words themselves mean to it."""
+    share_ranges: Sequence[tuple[float, float]] | None = None
+    """Of each label the shares that would fit the scores (`icm_api.core.step.Labelling.share_ranges`)."""
     cut_short: str | None = None
     """What stopped the search before its end; None: nothing did."""
     settled: bool = False
@@ -83,7 +87,7 @@ def diagnose(evidence: Evidence) -> Diagnosis:
     if collapsed(evidence.labels, len(evidence.label_names)):
         signs = (_collapse(evidence),)  # it explains all that the labels show
     else:
-        signs = tuple(find(evidence) for find in (_no_concept, _instability, _polarity, _surface, _mass))
+        signs = tuple(find(evidence) for find in (_no_concept, _instability, _polarity, _surface, _mass, _shares))
     return Diagnosis(tuple(sign for sign in (*signs, _unfinished(evidence)) if sign is not None))
 
 
@@ -205,6 +209,21 @@ def _mass(evidence: Evidence) -> Sign | None:
         "doubtful",
         f"the labels hold only {median:.1%} of the model's probability (median): it would rather write something else; "
         "use label words that continue the prompt naturally",
+    )
+
+
+def _shares(evidence: Evidence) -> Sign | None:
+    ranges = evidence.share_ranges or ()
+    wide = [k for k, (least, most) in enumerate(ranges) if most - least >= ANY_SHARES]
+    if not wide:
+        return None
+    least, most = ranges[wide[-1]]
+    taken = label_shares(evidence.labels, len(evidence.label_names))[wide[-1]]
+    return Sign(
+        "shares",
+        "doubtful",
+        f"the scores do not tell how often each label occurs: any share of {evidence.label_names[wide[-1]]!r} from "
+        f"{least:.0%} to {most:.0%} would fit, and {taken:.0%} got it; if you know the shares, give --class-prior",
     )
 
 

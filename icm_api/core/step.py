@@ -30,6 +30,8 @@ class Labelling:
     """Mean share of equal labels over pairs of restarts; None for a method without, or with a single one."""
     own_meaning: tuple[int | None, ...] | None = None
     """Labels before the model has seen any: what the label words themselves mean to it; None: not asked."""
+    share_ranges: tuple[tuple[float, float], ...] | None = None
+    """Of each label the shares that would fit the scores; None: shares were known, or not read off the scores."""
     settled: bool = False
     """The search would change none of these labels any more."""
     asked_alone: bool = False

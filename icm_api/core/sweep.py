@@ -44,7 +44,7 @@ from icm_api.core.calibrate import Floats, Ints, calibrated, information, log_so
 from icm_api.core.chains import ChainBuilder
 from icm_api.core.context import Chain, Scorer
 from icm_api.core.diagnose import LITTLE_INFORMATION, information_share
-from icm_api.core.mixture import cluster_temperature, fit_mixture
+from icm_api.core.mixture import Mixture, Range, cluster_temperature, fit_mixture, share_ranges
 from icm_api.core.passes import Average, Pass, read_pass, read_scores
 from icm_api.core.problem import Problem
 from icm_api.core.relations import pinned_labels
@@ -67,7 +67,7 @@ where scores are weak; at 1 only their mean probabilities are, which forgives a 
 This is between."""
 ALONE_NOTE = "asked about examples alone, the model tells far more about their labels than after demonstrations"
 MOST_IN_CLUSTERS = 2_000
-"""Examples that a temperature is read off; more would tell the same and take longer."""
+"""Examples that clusters are read off; more would tell the same and take longer."""
 SAME_LABELS = 0.95
 """Share of equal labels from which two restarts count as having come to the same."""
 ALONE_TELLS = 2.0
@@ -165,6 +165,7 @@ class SweepStep:
     alpha: float = 50.0
     agreement: float | None = None
     own_meaning: tuple[int | None, ...] | None = field(default=None, repr=False)
+    share_ranges: tuple[Range, ...] | None = None
     stop: str | None = None
     spared: int = 0
     settled: bool = False
@@ -193,6 +194,7 @@ class SweepStep:
             information_nats=self.best.information_nats,
             agreement=self.agreement,
             own_meaning=self.own_meaning,
+            share_ranges=self.share_ranges,
             settled=self.settled,
             asked_alone=self.best.alone,
         )
@@ -243,6 +245,8 @@ class _Sweep:
         self.finished: list[Restart] = []
         self.agreement: float | None = None
         self.own_meaning: tuple[int | None, ...] | None = None
+        self.share_ranges: tuple[Range, ...] | None = None
+        """Read off the best restart, once no other will be better."""
         self.waiting: list[Restart] = []
         """Restarts that have not begun."""
         self.alone_would_tell_more = self.alone_follows = False
@@ -296,8 +300,11 @@ class _Sweep:
             drawn = [self._draw(restart, heat) for restart, heat in zip(group, heats, strict=True)]
             heard = await self._passes(drawn)
             after = [self._advance(*each) for each in zip(group, heard, heats, strict=True)]
+            n_finished = len(self.finished)
             self.finished += [restart for restart in after if self._has_ended(restart)]
             self.finished.sort(key=lambda restart: restart.number)
+            if len(self.finished) > n_finished:
+                self._judge_alike()
             self.agreement = _agreement([restart.labels[self.pool] for restart in self.finished])
             before, group = group, [restart for restart in after if not self._has_ended(restart)]
             for old, new, heat in zip(before, after, heats, strict=True):
@@ -316,6 +323,8 @@ class _Sweep:
             self.alone_would_tell_more = True
             self.alone_follows = self.settings.may_ask_alone
             self.passes_beside += self.alone_follows
+        if not self.waiting:
+            self.share_ranges = self._ranges()
 
     def _came_to_the_same(self) -> bool:
         """Whether another restart came to the labels of the best, and the texts tell something about these."""
@@ -342,6 +351,7 @@ class _Sweep:
         self.passes_done += 1
         if self._best() is after:
             self.agreement = None  # of other labels
+            self.share_ranges = self._ranges()
         return self._step("alone", before, after, 0.0, asked=len(others), last=True)
 
     def _labelled_alone(self) -> Restart:
@@ -471,17 +481,33 @@ class _Sweep:
         return labels, solution.gap_nats
 
     def _estimated(self, restart: Restart) -> tuple[float, ...]:
-        """Shares read off the scores, within what the relations allow.
+        """Shares read off the scores, within what the relations allow."""
+        fit = self._fit(restart)
+        return restart.shares if fit is None else tuple(self._within_bounds(fit.shares).tolist())
 
-        Every second restart takes them as they are: doubting them costs little where shares are even and much where a
-        label is rare, and the ranking tells which did better. Without a choice between two they are doubted.
+    def _fit(self, restart: Restart) -> Mixture | None:
+        """None with too few examples."""
+        known = _to_fit(restart.average, self.problem.n_labels)
+        return None if known is None else fit_mixture(restart.average.logprobs[known], restart.average.trust[known])
+
+    def _judge_alike(self) -> None:
+        """Finished restarts under the same shares: those of the one whose scores fall most clearly into clusters.
+
+        Information leans to even shares, so between restarts with shares of their own the evenest would win, even
+        where its scores are one cloud, in which any shares fit.
         """
-        average, known = restart.average, restart.average.known
-        if known.sum() < LEAST_TO_ESTIMATE * self.problem.n_labels:
-            return restart.shares
-        doubting = restart.alone or restart.number % 2 == 1
-        fit = fit_mixture(average.logprobs[known], average.trust[known], even_unless_clear=doubting)
-        return tuple(self._within_bounds(fit.shares).tolist())
+        fits = [(fit, restart) for restart in self.finished if (fit := self._fit(restart)) is not None]
+        if self.known or not fits:
+            return
+        clearest, _ = max(fits, key=lambda each: (each[0].loglik_nats, -each[1].number))
+        shares = tuple(self._within_bounds(clearest.shares).tolist())
+        self.finished = [self._solved(replace(restart, shares=shares)) for restart in self.finished]
+
+    def _ranges(self) -> tuple[Range, ...] | None:
+        """None where shares are known, or with too few examples or too many labels."""
+        average = self._best().average
+        known = _to_fit(average, self.problem.n_labels)
+        return None if self.known or known is None else share_ranges(average.logprobs[known], average.trust[known])
 
     def _within_bounds(self, shares: Floats) -> Floats:
         """No label is wholly absent: calibration would then never let it appear."""
@@ -521,6 +547,7 @@ class _Sweep:
             alpha=self.settings.alpha,
             agreement=self.agreement,
             own_meaning=self.own_meaning,
+            share_ranges=self.share_ranges,
             stop=self._reason() if ended and self.tail_done == len(self.rest) else None,
             settled=ended and self._best().settled,
         )
@@ -570,12 +597,20 @@ def calibrated_at(average: Average, shares: Floats, heat: float, among: Ints | N
 def as_sure_as_clusters(average: Average, logprobs: Floats) -> Floats:
     """Calibrated log-probabilities (n, labels) as they are shown: divided by `cluster_temperature`, and renormalised.
     Where too few examples are known to see clusters they stay as they are."""
-    known = np.flatnonzero(average.known)
-    if len(known) < LEAST_TO_ESTIMATE * logprobs.shape[1]:
+    known = _to_fit(average, logprobs.shape[1])
+    if known is None:
         return logprobs
+    return log_softmax(logprobs / cluster_temperature(average.logprobs[known], logprobs[known], average.trust[known]))
+
+
+def _to_fit(average: Average, n_labels: int) -> Ints | None:
+    """Examples whose scores show the clusters, `MOST_IN_CLUSTERS` at most; None where there are too few."""
+    known = np.flatnonzero(average.known)
+    if len(known) < LEAST_TO_ESTIMATE * n_labels:
+        return None
     if len(known) > MOST_IN_CLUSTERS:  # from all over the file, which may be sorted
         known = known[np.linspace(0, len(known) - 1, MOST_IN_CLUSTERS).astype(int)]
-    return log_softmax(logprobs / cluster_temperature(average.logprobs[known], logprobs[known], average.trust[known]))
+    return known
 
 
 def _changed(old: Restart, new: Restart) -> list[int]:

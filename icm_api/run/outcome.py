@@ -88,6 +88,9 @@ class Summary:
     """Relations with a price that are broken."""
     label_shares: Mapping[str, float]
     """Of the labels given: examples that were abstained from count as little as others without a label."""
+    share_ranges: Mapping[str, tuple[float, float]] | None
+    """Of each label the shares that would fit the scores; None: shares were given or follow from the relations, or the
+    method does not read them off scores."""
     verdict: Verdict
     """What the signs that need no gold come to (`icm_api.core.diagnose`)."""
     against_gold: str | None
@@ -255,6 +258,7 @@ def summarise(
         violations=found.utility.violations,
         broken_soft=len(soft),
         label_shares=dict(zip(names, _shares_given(found.labels, abstained, len(names)), strict=True)),
+        share_ranges=dict(zip(names, found.share_ranges, strict=True)) if found.share_ranges else None,
         verdict=diagnosis.verdict,
         against_gold=_against_gold(job, judged, right, n),
         signs=tuple(asdict(sign) for sign in diagnosis.signs),
@@ -311,6 +315,7 @@ def _evidence(job: Job, found: Labelling, cut_short: str | None) -> Evidence:
         information_nats=found.information_nats,
         agreement=found.agreement,
         own_meaning=found.own_meaning,
+        share_ranges=found.share_ranges,
         cut_short=cut_short,
         settled=found.settled,
     )

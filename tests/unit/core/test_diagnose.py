@@ -144,3 +144,12 @@ def test_gold_that_speaks_against_the_labels_is_quoted_with_its_interval_and_wit
 
 def test_gold_that_bears_the_labels_out_is_not_quoted():
     assert against_gold(0.9, 0.8, 0.95, rival="'yes' for all", rival_right=0.5) is None
+
+
+def test_scores_that_fit_any_shares_are_a_sign_and_say_which_share_was_taken():
+    told = diagnose(evidence(share_ranges=((0.4, 0.6), (0.4, 0.6))))
+    assert told.verdict == "healthy"
+    untold = diagnose(evidence(share_ranges=((0.03, 0.97), (0.03, 0.97))))
+    assert (untold.verdict, names(untold)) == ("doubtful", ["shares"])
+    assert "'yes' from 3% to 97% would fit, and 50% got it" in untold.signs[0].evidence
+    assert "--class-prior" in untold.signs[0].evidence

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from icm_api.core.calibrate import Floats, calibrated, log_softmax
-from icm_api.core.mixture import COLDEST, candidate_shares, cluster_temperature, fit_mixture
+from icm_api.core.mixture import COLDEST, cluster_temperature, fit_mixture, share_ranges
 
 
 def cloud(counts: list[int], *, gap: float = 4.0, seed: int = 0) -> tuple[Floats, list[int]]:
@@ -91,12 +91,45 @@ def test_any_cloud_has_a_fit(n_labels: int, seed: int, spread: float):
     assert fit.shares.sum() == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize("n_labels", [2, 3, 10])
-def test_candidate_shares_begin_even_and_favour_no_label(n_labels: int):
-    shares = np.array(candidate_shares(n_labels))
-    assert shares[0] == pytest.approx([1 / n_labels] * n_labels)
-    assert shares.sum(axis=1) == pytest.approx(np.ones(len(shares)))
-    assert shares.mean(axis=0) == pytest.approx([1 / n_labels] * n_labels)
+def test_a_rare_label_is_found_in_a_faint_cloud_where_a_fit_from_even_shares_stays_even():
+    rng = np.random.default_rng(3)
+    margins = np.concatenate([rng.normal(0.0, 0.3, 90), rng.normal(2.0, 0.3, 6)])
+    logprobs = log_softmax(np.stack([np.zeros(96), margins], axis=1))
+    assert shares_of(logprobs)[1] == pytest.approx(6 / 96, abs=0.04)
+
+
+# --- which shares are possible ----------------------------------------------------------------------------
+
+
+def ranges_of(logprobs: Floats) -> list[tuple[float, float]]:
+    found = share_ranges(logprobs, np.ones(len(logprobs)))
+    assert found is not None
+    return list(found)
+
+
+@pytest.mark.parametrize("counts", [[50, 50], [75, 25], [10, 90], [40] * 4])
+def test_clear_clusters_leave_a_narrow_range_that_holds_the_true_shares(counts: list[int]):
+    logprobs, truth = cloud(counts)
+    for (least, most), count in zip(ranges_of(logprobs), counts, strict=True):
+        assert least <= count / len(truth) <= most
+        assert most - least < 0.35
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_one_blob_leaves_all_shares_possible(seed: int):
+    blob = log_softmax(np.random.default_rng(seed).standard_normal((80, 2)))
+    for least, most in ranges_of(blob):
+        assert least < 0.1
+        assert most > 0.9
+
+
+def test_the_ranges_of_two_labels_mirror_each_other():
+    (least, most), (other_least, other_most) = ranges_of(cloud([70, 30])[0])
+    assert (least, most) == pytest.approx((1 - other_most, 1 - other_least))
+
+
+def test_shares_of_many_labels_are_not_ranged():
+    assert share_ranges(cloud([10] * 6)[0], np.ones(60)) is None
 
 
 # --- how sure a label is ----------------------------------------------------------------------------------

@@ -232,13 +232,26 @@ async def test_changed_names_the_examples_whose_label_is_another_than_before():
 
 
 async def test_the_best_of_the_finished_restarts_is_the_most_informative():
-    unclear = Learner(truth_of(30, 10), signal=1.0, meaning=2.0)
-    steps = await run(Problem.build(2, [None] * 40), unclear, SweepSettings(restarts=4))
+    unclear = Learner(truth_of(30, 10), signal=0.7, meaning=0.0)
+    steps = await run(Problem.build(2, [None] * 40), unclear, SweepSettings(restarts=4, shares=(0.7, 0.3)))
     last_of = {step.restart.number: step.restart for step in steps if step.stage == "restart"}
     assert len(last_of) > 2
     best = max(restart.information_nats for restart in last_of.values())
     assert steps[-1].best.information_nats == best
     assert steps[-1].found.information_nats == best
+
+
+async def test_shares_that_the_scores_show_are_ranged_narrowly_and_those_they_do_not_widely():
+    problem = Problem.build(2, [None] * 60)
+    clear = (await run(problem, learner(truth_of(45, 15)), SweepSettings()))[-1].found
+    assert clear.share_ranges is not None
+    least, most = clear.share_ranges[1]
+    assert 0.1 < least < 0.25 < most < 0.45
+    faint = (await run(problem, Learner(truth_of(45, 15), signal=0.1), SweepSettings()))[-1].found
+    assert faint.share_ranges is not None
+    assert faint.share_ranges[1][1] - faint.share_ranges[1][0] > 0.5
+    told = (await run(problem, learner(truth_of(45, 15)), SweepSettings(shares=(0.75, 0.25))))[-1].found
+    assert told.share_ranges is None
 
 
 async def test_the_scores_of_what_is_found_are_the_calibrated_ones():
