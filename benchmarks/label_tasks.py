@@ -1,12 +1,15 @@
 """Data sets with known labels, and draws from them that `icm_api.label` takes as they are.
 
-Four small sets lie in `benchmarks/data`; the others in the optional folder `../shared/data` beside the checkout.
+Four small sets lie in `benchmarks/data`. The others are public ones, which are not part of the project: they are looked
+for in the folder that the environment variable BENCHMARK_DATA names, `benchmarks/data/public` by default, in the files
+and columns named below.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import os
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +28,7 @@ Size: TypeAlias = tuple[int, int]
 Floats: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
 
 OWN = Path(__file__).parent / "data"
-SHARED = Path(__file__).parents[1] / ".." / "shared" / "data"
+PUBLIC = Path(os.environ.get("BENCHMARK_DATA", OWN / "public"))
 
 GOLD = "label"
 FALSE_TRUE = ("False", "True")
@@ -76,30 +79,30 @@ _TASKS = (
     LabelTask(
         "movie-reviews",
         ("negative", "positive"),
-        SHARED / "sentiment/mr_rotten_tomatoes.jsonl",
+        PUBLIC / "sentiment/mr_rotten_tomatoes.jsonl",
         longest_text=LONGEST_TEXT,
     ),
     LabelTask(
         "customer-reviews",
         ("negative", "positive"),
-        SHARED / "sentiment/customer_reviews.jsonl",
+        PUBLIC / "sentiment/customer_reviews.jsonl",
         longest_text=LONGEST_TEXT,
     ),
-    LabelTask("sms-spam", ("normal", "spam"), SHARED / "spam/sms_spam_balanced.jsonl", longest_text=LONGEST_TEXT),
-    LabelTask("first-names", ("female", "male"), SHARED / "names/first_names.jsonl"),
+    LabelTask("sms-spam", ("normal", "spam"), PUBLIC / "spam/sms_spam_balanced.jsonl", longest_text=LONGEST_TEXT),
+    LabelTask("first-names", ("female", "male"), PUBLIC / "names/first_names.jsonl"),
     LabelTask(
         "capitals",
         FALSE_TRUE,
-        SHARED / "facts/capitals.jsonl",
+        PUBLIC / "facts/capitals.jsonl",
         task="claims",
         text=("claim",),
         unit="group",
-        relations=SHARED / "facts/capitals_relations.jsonl",
+        relations=PUBLIC / "facts/capitals_relations.jsonl",
     ),
     LabelTask(
         "pandalm",
         FALSE_TRUE,
-        SHARED / "preference/pandalm_binary_swapped.jsonl",
+        PUBLIC / "preference/pandalm_binary_swapped.jsonl",
         task="preference",
         text=("prompt", "response_a", "response_b"),
         unit="pair",
@@ -108,7 +111,7 @@ _TASKS = (
     LabelTask(
         "truthfulqa",
         FALSE_TRUE,
-        SHARED / "truthfulqa/claims.jsonl",
+        PUBLIC / "truthfulqa/claims.jsonl",
         task="truthfulqa",
         text=("question", "claim"),
         unit="group",
@@ -116,7 +119,7 @@ _TASKS = (
     LabelTask(
         "gsm8k",
         FALSE_TRUE,
-        SHARED / "gsm8k_verification/openai_model_solutions.jsonl",
+        PUBLIC / "gsm8k_verification/openai_model_solutions.jsonl",
         task="gsm8k",
         text=("question", "solution"),
         unit="group",
@@ -126,25 +129,25 @@ _TASKS = (
     LabelTask(
         "arithmetic",
         FALSE_TRUE,
-        SHARED / "facts/arithmetic_generated.jsonl",
+        PUBLIC / "facts/arithmetic_generated.jsonl",
         task="claims",
         text=("claim",),
         unit="group",
-        relations=SHARED / "facts/arithmetic_generated_relations.jsonl",
+        relations=PUBLIC / "facts/arithmetic_generated_relations.jsonl",
     ),
     # The paper's failure case, a private taste: a poem is good when it mentions the sun. No model holds that concept.
-    LabelTask("poems-sun", ("bad", "good"), SHARED / "poems/mentions_sun.jsonl", longest_text=600),
+    LabelTask("poems-sun", ("bad", "good"), PUBLIC / "poems/mentions_sun.jsonl", longest_text=600),
     LabelTask(
         "scrambled-reviews",
         ("negative", "positive"),
-        SHARED / "sentiment/customer_reviews.jsonl",
+        PUBLIC / "sentiment/customer_reviews.jsonl",
         longest_text=LONGEST_TEXT,
         scrambled=True,
     ),
     LabelTask(
         "political",
         FALSE_TRUE,
-        SHARED / "controls/political_normative_no_truth.jsonl",
+        PUBLIC / "controls/political_normative_no_truth.jsonl",
         task="truthfulqa",
         text=("question", "claim"),
         unit="group",

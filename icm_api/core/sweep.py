@@ -44,7 +44,7 @@ from icm_api.core.calibrate import Floats, Ints, calibrated, information, log_so
 from icm_api.core.chains import ChainBuilder
 from icm_api.core.context import Chain, Scorer
 from icm_api.core.diagnose import LITTLE_INFORMATION, information_share
-from icm_api.core.mixture import Mixture, Range, cluster_temperature, fit_mixture, share_ranges
+from icm_api.core.mixture import Range, cluster_temperature, fit_mixture, share_ranges
 from icm_api.core.passes import Average, Pass, read_pass, read_scores
 from icm_api.core.problem import Problem
 from icm_api.core.relations import pinned_labels
@@ -125,6 +125,10 @@ class Restart:
     """The last pass changed none of its labels."""
     settled: bool = False
     """A pass at temperature 0 changed none of its labels."""
+    read_shares: tuple[float, ...] | None = None
+    """Read off its own scores; None: shares are known, or examples too few."""
+    clear_nats: float = 0.0
+    """How clearly its scores fall into clusters (`Mixture.loglik_nats`)."""
     alone: bool = False
     """No course: the labels of examples that were each asked with nothing before it."""
 
@@ -246,7 +250,7 @@ class _Sweep:
         self.agreement: float | None = None
         self.own_meaning: tuple[int | None, ...] | None = None
         self.share_ranges: tuple[Range, ...] | None = None
-        """Read off the best restart, once no other will be better."""
+        """Once no other restart will follow."""
         self.waiting: list[Restart] = []
         """Restarts that have not begun."""
         self.alone_would_tell_more = self.alone_follows = False
@@ -304,7 +308,7 @@ class _Sweep:
             self.finished += [restart for restart in after if self._has_ended(restart)]
             self.finished.sort(key=lambda restart: restart.number)
             if len(self.finished) > n_finished:
-                self._judge_alike()
+                self.finished = self._judged_alike(self.finished)
             self.agreement = _agreement([restart.labels[self.pool] for restart in self.finished])
             before, group = group, [restart for restart in after if not self._has_ended(restart)]
             for old, new, heat in zip(before, after, heats, strict=True):
@@ -337,21 +341,21 @@ class _Sweep:
         """As far as the anchors show it."""
         if not self.heard_alone.known.any():
             return False
-        alone = self._labelled_alone()
-        return alone.rank >= LITTLE_INFORMATION and alone.worth > self._best().worth
+        *restarts, alone = self._judged_alike([*self.finished, self._labelled_alone()])
+        return alone.rank >= LITTLE_INFORMATION and alone.worth > max(restart.worth for restart in restarts)
 
     async def _go_on_alone(self) -> SweepStep:
         """The labels of each example asked with nothing before it, as one more restart."""
         others = np.setdiff1d(self.pool, self.anchors).tolist()
         before = self._labelled_alone()
         self.heard_alone = self.heard_alone.plus(await self._ask_alone(others))
-        after = self._labelled_alone()
-        self.finished.append(after)
+        self.finished = self._judged_alike([*self.finished, self._labelled_alone()])
+        after = self.finished[-1]
         self.alone_follows = False
         self.passes_done += 1
         if self._best() is after:
             self.agreement = None  # of other labels
-            self.share_ranges = self._ranges()
+        self.share_ranges = self._ranges()
         return self._step("alone", before, after, 0.0, asked=len(others), last=True)
 
     def _labelled_alone(self) -> Restart:
@@ -359,7 +363,7 @@ class _Sweep:
         heard = replace(
             blank, number=self.settings.restarts + 1, average=self.heard_alone, alone=True, rests=True, settled=True
         )
-        return self._solved(heard if self.known else replace(heard, shares=self._estimated(heard)))
+        return self._solved(self._read(heard))
 
     async def _label_rest(self) -> AsyncGenerator[SweepStep, None]:
         """The examples outside the pool: one short question each, with pool examples and their labels as context, or
@@ -450,8 +454,9 @@ class _Sweep:
         """The restart after one more pass."""
         average = restart.average.plus(heard, decay=self.settings.decay)
         new = replace(restart, average=average, n_passes=restart.n_passes + 1, rests=False)
-        if not self.known and new.n_passes > 1:
-            new = replace(new, shares=self._estimated(new))
+        if new.n_passes > 1:
+            new = self._read(new)
+            new = replace(new, shares=new.read_shares or new.shares)
         new = self._solved(new)
         several = len(np.unique(new.labels[self.pool])) > 1
         same = several and bool(np.array_equal(new.labels, restart.labels)) and new.n_passes > 1
@@ -480,34 +485,30 @@ class _Sweep:
         labels[wanted] = solution.labels.of(wanted)
         return labels, solution.gap_nats
 
-    def _estimated(self, restart: Restart) -> tuple[float, ...]:
-        """Shares read off the scores, within what the relations allow."""
-        fit = self._fit(restart)
-        return restart.shares if fit is None else tuple(self._within_bounds(fit.shares).tolist())
-
-    def _fit(self, restart: Restart) -> Mixture | None:
-        """None with too few examples."""
+    def _read(self, restart: Restart) -> Restart:
+        """With the shares that its scores show, within what the relations allow."""
         known = _to_fit(restart.average, self.problem.n_labels)
-        return None if known is None else fit_mixture(restart.average.logprobs[known], restart.average.trust[known])
+        if self.known or known is None:
+            return restart
+        fit = fit_mixture(restart.average.logprobs[known], restart.average.trust[known])
+        return replace(restart, read_shares=tuple(self._within_bounds(fit.shares).tolist()), clear_nats=fit.loglik_nats)
 
-    def _judge_alike(self) -> None:
-        """Finished restarts under the same shares: those of the one whose scores fall most clearly into clusters.
+    def _judged_alike(self, restarts: list[Restart]) -> list[Restart]:
+        """The restarts under the same shares, those of the clearest.
 
         Information leans to even shares, so between restarts with shares of their own the evenest would win, even
         where its scores are one cloud, in which any shares fit.
         """
-        fits = [(fit, restart) for restart in self.finished if (fit := self._fit(restart)) is not None]
-        if self.known or not fits:
-            return
-        clearest, _ = max(fits, key=lambda each: (each[0].loglik_nats, -each[1].number))
-        shares = tuple(self._within_bounds(clearest.shares).tolist())
-        self.finished = [self._solved(replace(restart, shares=shares)) for restart in self.finished]
+        shares = _clearest(restarts).read_shares
+        return restarts if shares is None else [self._solved(replace(each, shares=shares)) for each in restarts]
 
     def _ranges(self) -> tuple[Range, ...] | None:
-        """None where shares are known, or with too few examples or too many labels."""
-        average = self._best().average
-        known = _to_fit(average, self.problem.n_labels)
-        return None if self.known or known is None else share_ranges(average.logprobs[known], average.trust[known])
+        """Of the shares that the restarts were judged under; None where these were not read off the scores."""
+        clearest = _clearest(self.finished)
+        known = _to_fit(clearest.average, self.problem.n_labels)
+        if clearest.read_shares is None or known is None:
+            return None
+        return share_ranges(clearest.average.logprobs[known], clearest.average.trust[known])
 
     def _within_bounds(self, shares: Floats) -> Floats:
         """No label is wholly absent: calibration would then never let it appear."""
@@ -611,6 +612,10 @@ def _to_fit(average: Average, n_labels: int) -> Ints | None:
     if len(known) > MOST_IN_CLUSTERS:  # from all over the file, which may be sorted
         known = known[np.linspace(0, len(known) - 1, MOST_IN_CLUSTERS).astype(int)]
     return known
+
+
+def _clearest(restarts: Sequence[Restart]) -> Restart:
+    return max(restarts, key=lambda restart: restart.clear_nats)
 
 
 def _changed(old: Restart, new: Restart) -> list[int]:

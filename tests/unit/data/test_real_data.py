@@ -1,12 +1,10 @@
-from pathlib import Path
-
 import pytest
 
+from benchmarks.label_tasks import PUBLIC as FOLDER
 from icm_api.data.dataset import Columns, load_dataset
 from icm_api.data.relations_file import load_relations
 
-FOLDER = Path(__file__).parents[3] / ".." / "shared" / "data"
-pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="the optional folder ../shared/data is not there")
+pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="the public data sets are not there (BENCHMARK_DATA)")
 LABELS = ("False", "True")
 RESPONSES = ("prompt", "response_a", "response_b")
 POLITICAL = "controls/political_normative_no_truth.jsonl"

@@ -1,9 +1,8 @@
 """What the rules derive from the inputs of real data agrees with the relations that come with it."""
 
-from pathlib import Path
-
 import pytest
 
+from benchmarks.label_tasks import PUBLIC as FOLDER
 from icm_api.data.dataset import Columns, load_dataset
 from icm_api.data.relations_file import load_relations
 from icm_api.tasks.toml_task import load_task
@@ -11,8 +10,7 @@ from icm_api.types import Example, Relation
 
 Relations = tuple[Relation, ...]
 
-FOLDER = Path(__file__).parents[3] / ".." / "shared" / "data"
-pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="the optional folder ../shared/data is not there")
+pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="the public data sets are not there (BENCHMARK_DATA)")
 
 
 def derived_and_given(
