@@ -187,7 +187,7 @@ def hand_made(tmp_path):
     """Gold holds two tasks of three; each has two seeds."""
     rows = [
         row("messages", "gold-few-shot", 0, 0.9, gold_information_nats=0.3),
-        row("messages", "gold-few-shot", 1, 0.8, gold_information_nats=0.1),
+        row("messages", "gold-few-shot", 1, 0.8, gold_information_nats=0.3),
         row("topic", "gold-few-shot", 0, 0.5, true_shares=[0.25] * 4),
         row("topic", "gold-few-shot", 1, 0.5, true_shares=[0.25] * 4),
         row("language", "gold-few-shot", 0, 0.6),
@@ -234,7 +234,7 @@ def test_cost_is_per_label_averaged_over_tasks_and_replayed_runs_have_no_time(ha
     assert line(found.cost(), "sweep") == ["2.00", "200", "10", "0.95", "2.0", "0.50"]
 
 
-def test_failures_are_counted_where_gold_has_an_objective(hand_made):
+def test_failures_are_counted_where_gold_has_an_objective_and_other_labels(hand_made):
     (found,) = reports([hand_made])
     assert line(found.failures(), "sweep") == ["1 of 4", "1 of 2", "1 of 2", NONE]
     assert line(found.failures(), "gold-few-shot")[1:] == [NONE, NONE, NONE]

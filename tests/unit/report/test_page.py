@@ -123,6 +123,14 @@ def test_labels_that_were_held_back_are_counted_where_they_could_mislead(make_re
     assert "unsure" not in render(make_report())
 
 
+def test_the_shares_that_would_fit_the_scores_stand_beside_those_given_where_they_are_known(make_report):
+    assert "would fit the scores" not in render(make_report())
+    ranges = {"negative": (0.03, 0.5), "positive": (0.5, 0.97)}
+    page = render(make_report(summary=summary(share_ranges=ranges)))
+    assert "<td>3.0% to 50.0% would fit the scores</td>" in page
+    assert "<td>50.0% to 97.0% would fit the scores</td>" in page
+
+
 def test_what_gold_says_stands_under_the_verdict(make_report):
     page = render(make_report(summary=summary(against_gold="gold disagrees with these labels: 20.0% agree")))
     assert "The verdict is made without gold, but gold disagrees with these labels" in page.partition("</header>")[0]
