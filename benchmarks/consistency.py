@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -177,4 +178,5 @@ def _timed(work: Callable[[], T]) -> tuple[float, T]:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__).parse_args()  # nothing to choose: `--help` runs nothing
     main()

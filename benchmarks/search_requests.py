@@ -6,6 +6,7 @@ Beyond 256 examples (`--max-demonstrations`) a core of 256 settles first, and ea
 
 from __future__ import annotations
 
+import argparse
 import tempfile
 from pathlib import Path
 
@@ -37,4 +38,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__).parse_args()  # nothing to choose: `--help` runs nothing
     main()

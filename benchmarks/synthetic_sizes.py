@@ -6,6 +6,7 @@ can be counted; what a real model would know of a concept it does not say.
 
 from __future__ import annotations
 
+import argparse
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -196,4 +197,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__).parse_args()  # nothing to choose: `--help` runs nothing
     main()
