@@ -13,7 +13,9 @@ Predictability alone is greatest for one label for all. Two things keep that awa
 - *Information* ranks the restarts, in parts of the most there is to tell (`Restart.rank`): mean over the examples of
   log p(label | text, context) - log of the mean prediction.
   The first term is U / alpha of the paper without its violations, the second adds the spread of the predictions, so the
-  information of a one-label solution is never above 0, whatever its utility.
+  information of a one-label solution is never above 0, whatever its utility. It leans to even shares, so restarts are
+  compared under the same ones: those of the restart whose scores fall most clearly into clusters. Where they are one
+  cloud, any shares fit, and `Labelling.share_ranges` says so.
 
 A restart: labels are drawn from the calibrated scores at a temperature that cools to 0, relations are obeyed by an
 exact solution for the perturbed scores (a sample of a constrained distribution, as perturb-and-MAP of Papandreou and
