@@ -218,12 +218,13 @@ def _shares(evidence: Evidence) -> Sign | None:
     if not wide:
         return None
     least, most = ranges[wide[-1]]
+    name = evidence.label_names[wide[-1]]
     taken = label_shares(evidence.labels, len(evidence.label_names))[wide[-1]]
     return Sign(
         "shares",
         "doubtful",
-        f"the scores do not tell how often each label occurs: any share of {evidence.label_names[wide[-1]]!r} from "
-        f"{least:.0%} to {most:.0%} would fit, and {taken:.0%} got it; if you know the shares, give --class-prior",
+        f"the scores do not tell how often each label occurs: shares of {name!r} as far apart as "
+        f"{least:.0%} and {most:.0%} would fit, and {taken:.0%} got it; if you know the shares, give --class-prior",
     )
 
 

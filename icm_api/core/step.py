@@ -31,7 +31,8 @@ class Labelling:
     own_meaning: tuple[int | None, ...] | None = None
     """Labels before the model has seen any: what the label words themselves mean to it; None: not asked."""
     share_ranges: tuple[tuple[float, float], ...] | None = None
-    """Of each label the shares that would fit the scores; None: shares were known, or not read off the scores."""
+    """Of each label the least and the most of the shares that would fit the scores; None: shares were known, or were
+    not read off the scores (another method, many labels, few examples, stopped before)."""
     settled: bool = False
     """The search would change none of these labels any more."""
     asked_alone: bool = False

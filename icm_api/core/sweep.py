@@ -114,7 +114,7 @@ class Restart:
 
     number: int
     shares: tuple[float, ...]
-    """Of the labels, as given, implied or read off the scores so far."""
+    """Of the labels, as given, implied or read off the scores so far; once it has ended, those of the clearest."""
     average: Average
     calibrated: Floats
     """(n, labels) the averaged scores under the shares, nats."""
@@ -128,7 +128,7 @@ class Restart:
     settled: bool = False
     """A pass at temperature 0 changed none of its labels."""
     read_shares: tuple[float, ...] | None = None
-    """Read off its own scores; None: shares are known, or examples too few."""
+    """Read off its own scores; None: not yet, shares are known, or examples too few."""
     clear_nats: float = 0.0
     """How clearly its scores fall into clusters (`Mixture.loglik_nats`)."""
     alone: bool = False
@@ -355,8 +355,8 @@ class _Sweep:
         after = self.finished[-1]
         self.alone_follows = False
         self.passes_done += 1
-        if self._best() is after:
-            self.agreement = None  # of other labels
+        courses = [restart.labels[self.pool] for restart in self.finished if not restart.alone]
+        self.agreement = None if self._best() is after else _agreement(courses)
         self.share_ranges = self._ranges()
         return self._step("alone", before, after, 0.0, asked=len(others), last=True)
 
@@ -365,7 +365,8 @@ class _Sweep:
         heard = replace(
             blank, number=self.settings.restarts + 1, average=self.heard_alone, alone=True, rests=True, settled=True
         )
-        return self._solved(self._read(heard))
+        heard = self._read(heard)
+        return self._solved(replace(heard, shares=heard.read_shares or heard.shares))
 
     async def _label_rest(self) -> AsyncGenerator[SweepStep, None]:
         """The examples outside the pool: one short question each, with pool examples and their labels as context, or
@@ -456,7 +457,7 @@ class _Sweep:
         """The restart after one more pass."""
         average = restart.average.plus(heard, decay=self.settings.decay)
         new = replace(restart, average=average, n_passes=restart.n_passes + 1, rests=False)
-        if new.n_passes > 1:
+        if new.n_passes > 1 or self._has_ended(new):
             new = self._read(new)
             new = replace(new, shares=new.read_shares or new.shares)
         new = self._solved(new)
@@ -501,16 +502,27 @@ class _Sweep:
         Information leans to even shares, so between restarts with shares of their own the evenest would win, even
         where its scores are one cloud, in which any shares fit.
         """
-        shares = _clearest(restarts).read_shares
-        return restarts if shares is None else [self._solved(replace(each, shares=shares)) for each in restarts]
+        clearest = _clearest(restarts)
+        if clearest is None or clearest.read_shares is None:
+            return restarts
+        return [self._under(clearest.read_shares, restart) for restart in restarts]
+
+    def _under(self, shares: tuple[float, ...], restart: Restart) -> Restart:
+        if restart.shares == shares:
+            return restart
+        new = self._solved(replace(restart, shares=shares))
+        same = restart.alone or bool(np.array_equal(new.labels, restart.labels))
+        return replace(new, settled=restart.settled and same)  # no pass has shown others
 
     def _ranges(self) -> tuple[Range, ...] | None:
-        """Of the shares that the restarts were judged under; None where these were not read off the scores."""
+        """Of the shares that the restarts were judged under, as far as the relations allow; None where these were not
+        read off the scores."""
         clearest = _clearest(self.finished)
-        known = _to_fit(clearest.average, self.problem.n_labels)
-        if clearest.read_shares is None or known is None:
+        known = None if clearest is None else _to_fit(clearest.average, self.problem.n_labels)
+        if clearest is None or known is None:
             return None
-        return share_ranges(clearest.average.logprobs[known], clearest.average.trust[known])
+        found = share_ranges(clearest.average.logprobs[known], clearest.average.trust[known])
+        return found and tuple(zip(*np.clip(np.array(found).T, *self.bounds).tolist(), strict=True))
 
     def _within_bounds(self, shares: Floats) -> Floats:
         """No label is wholly absent: calibration would then never let it appear."""
@@ -611,13 +623,15 @@ def _to_fit(average: Average, n_labels: int) -> Ints | None:
     known = np.flatnonzero(average.known)
     if len(known) < LEAST_TO_ESTIMATE * n_labels:
         return None
-    if len(known) > MOST_IN_CLUSTERS:  # from all over the file, which may be sorted
-        known = known[np.linspace(0, len(known) - 1, MOST_IN_CLUSTERS).astype(int)]
+    if len(known) > MOST_IN_CLUSTERS:  # at random: files are sorted, and every second row may be a swapped pair's
+        known = np.sort(np.random.default_rng(0).choice(known, MOST_IN_CLUSTERS, replace=False))
     return known
 
 
-def _clearest(restarts: Sequence[Restart]) -> Restart:
-    return max(restarts, key=lambda restart: restart.clear_nats)
+def _clearest(restarts: Sequence[Restart]) -> Restart | None:
+    """Of those whose shares were read; None: there is none."""
+    read = [restart for restart in restarts if restart.read_shares is not None]
+    return max(read, key=lambda restart: restart.clear_nats, default=None)
 
 
 def _changed(old: Restart, new: Restart) -> list[int]:

@@ -89,8 +89,8 @@ class Summary:
     label_shares: Mapping[str, float]
     """Of the labels given: examples that were abstained from count as little as others without a label."""
     share_ranges: Mapping[str, tuple[float, float]] | None
-    """Of each label the shares that would fit the scores; None: shares were given or follow from the relations, or the
-    method does not read them off scores."""
+    """Of each label the least and the most of the shares that would fit the scores
+    (`icm_api.core.step.Labelling.share_ranges`)."""
     verdict: Verdict
     """What the signs that need no gold come to (`icm_api.core.diagnose`)."""
     against_gold: str | None

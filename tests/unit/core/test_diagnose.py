@@ -151,5 +151,5 @@ def test_scores_that_fit_any_shares_are_a_sign_and_say_which_share_was_taken():
     assert told.verdict == "healthy"
     untold = diagnose(evidence(share_ranges=((0.03, 0.97), (0.03, 0.97))))
     assert (untold.verdict, names(untold)) == ("doubtful", ["shares"])
-    assert "'yes' from 3% to 97% would fit, and 50% got it" in untold.signs[0].evidence
+    assert "'yes' as far apart as 3% and 97% would fit, and 50% got it" in untold.signs[0].evidence
     assert "--class-prior" in untold.signs[0].evidence

@@ -54,9 +54,10 @@ def test_a_few_outliers_of_low_weight_change_little(counts: list[int]):
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_one_blob_gives_even_shares(seed: int):
-    blob = log_softmax(np.random.default_rng(seed).standard_normal((80, 2)))
-    assert shares_of(blob) == pytest.approx([0.5, 0.5])
+@pytest.mark.parametrize("n_labels", [2, 6, 10])
+def test_one_blob_gives_even_shares(n_labels: int, seed: int):
+    blob = log_softmax(np.random.default_rng(seed).standard_normal((40 * n_labels, n_labels)))
+    assert shares_of(blob) == pytest.approx([1 / n_labels] * n_labels)
 
 
 def test_examples_that_are_all_alike_give_even_shares():
@@ -121,6 +122,13 @@ def test_one_blob_leaves_all_shares_possible(seed: int):
     for least, most in ranges_of(blob):
         assert least < 0.1
         assert most > 0.9
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_shares_that_are_read_lie_in_their_range(seed: int):
+    logprobs, _ = cloud([64, 16], gap=2.0, seed=seed)
+    for share, (least, most) in zip(shares_of(logprobs), ranges_of(logprobs), strict=True):
+        assert least <= share <= most
 
 
 def test_the_ranges_of_two_labels_mirror_each_other():

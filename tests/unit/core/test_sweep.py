@@ -254,6 +254,35 @@ async def test_shares_that_the_scores_show_are_ranged_narrowly_and_those_they_do
     assert told.share_ranges is None
 
 
+async def test_shares_are_read_off_examples_from_all_over_a_file_whose_rows_take_turns(monkeypatch):
+    monkeypatch.setattr("icm_api.core.sweep.MOST_IN_CLUSTERS", 40)
+    steps = await run(Problem.build(2, [None] * 79), learner([0, 1] * 39 + [0]), SweepSettings(restarts=1))
+    assert steps[-1].best.shares == pytest.approx((0.5, 0.5), abs=0.1)
+
+
+async def test_shares_that_would_fit_are_within_what_the_rules_allow():
+    rules = [Relation("at_most_one", tuple(range(i, i + 4)), 1) for i in range(0, 40, 4)]
+    faint = Learner([1, 0, 0, 0] * 10, signal=0.1)
+    found = (await run(Problem.build(2, [None] * 40, rules), faint, SweepSettings()))[-1].found
+    assert found.share_ranges is not None
+    assert found.share_ranges[1][1] <= 0.25
+
+
+async def test_a_single_pass_reads_shares_too():
+    found = (await run(Problem.build(2, [None] * 60), learner(truth_of(45, 15)), SweepSettings(passes=1)))[-1].found
+    assert found.share_ranges is not None
+
+
+async def test_all_restarts_end_under_the_shares_of_the_clearest():
+    problem, rng = Problem.build(2, [None] * 60), np.random.default_rng(5)
+    for seed in range(3):
+        faint = Learner(truth_of(48, 12), signal=1.0, meaning=1.0, seed=seed)
+        steps = await run(problem, faint, SweepSettings(restarts=3), seed=int(rng.integers(100)))
+        read = {step.restart.number: step.restart for step in steps if step.restart.read_shares is not None}
+        clearest = max(read.values(), key=lambda restart: restart.clear_nats)
+        assert steps[-1].best.shares == clearest.read_shares
+
+
 async def test_the_scores_of_what_is_found_are_the_calibrated_ones():
     steps = await run(
         Problem.build(2, [None] * 48), learner(truth_of(24, 24), bias=3.0), SweepSettings(shares=(0.5, 0.5))
