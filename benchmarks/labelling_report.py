@@ -1,6 +1,7 @@
 """Tables, and a picture, of what `python -m benchmarks.labelling` measured.
 
-`python -m benchmarks.labelling_report RESULTS/labelling-<model>.jsonl [...] [--picture FILE.svg]` prints markdown.
+`python -m benchmarks.labelling_report RESULTS/labelling-<model>.jsonl [...] [--picture FILE.svg] [--roc FILE.svg]`
+prints markdown.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
@@ -45,10 +46,11 @@ SEARCHES = ("sweep", "bootstrap", "anneal")
 """The baselines cannot be clearly above themselves, and gold demonstrations are a ceiling."""
 LEVELS = ("healthy", "doubtful", "failed")
 DIAGNOSIS_NOTE = (
-    "Of the methods that search. Verdicts use no gold. Area: how often a run that is not good has the graver verdict "
-    "of the two, or with the same verdict the smaller share of information (ties count half). Tasks without truth "
-    f"are never good. Clearly above chance: by {CLEARLY:g} over the larger label share. Clearly above zero-shot and "
-    f"random demonstrations: by {ABOVE:g} over the better of the two and the larger label share."
+    "Of the methods that search. Verdicts use no gold. Area under the ROC curve: how often, of a run that is not good "
+    "and one that is, the first has the graver verdict, or with the same verdict less information (ties "
+    "count half); below it the area of the verdict alone. Tasks without truth are never good. Clearly above chance: by "
+    f"{CLEARLY:g} over the larger label share. Clearly above zero-shot and random demonstrations: by {ABOVE:g} over "
+    "the better of the two and the larger label share, where one of them was run on the same draw."
 )
 FAILURES_NOTE = (
     "Collapsed: nearly all examples got one label. Gold's objective higher: the gold labels have more information than "
@@ -194,27 +196,44 @@ class Report:
     def diagnosis(self) -> str:
         """Of runs that have a verdict and are no ceiling: how good those of each verdict are, and the area under the
         curve of true against false alarms."""
-        rows = [row for row in self.all_rows if row.get("verdict") and row["method"] in SEARCHES]
-        body = []
+        rows, body = self.diagnosed(), []
         for verdict in LEVELS:
             found = [row for row in rows if row["verdict"] == verdict]
-            judged = [row["accuracy"] for row in found if row["accuracy"] is not None]
-            good_ones = [_of([good(row) for row in found]) for good in (_held, self._better)]
-            body.append([verdict, str(len(found)), number(mean(judged) if judged else None), *good_ones])
-        areas = [roc_area(list(map(_alarm, rows)), [not good(row) for row in rows]) for good in (_held, self._better)]
-        return table(
-            ["verdict", "runs", "accuracy", "clearly above chance", "clearly above zero-shot and random"],
-            [*body, ["area under the curve", str(len(rows)), "", *map(number, areas)]],
-        )
+            accuracies = [row["accuracy"] for row in found if row["accuracy"] is not None]
+            good_ones = [
+                _of([good for good in map(judge, found) if good is not None]) for judge in self.judges.values()
+            ]
+            body.append([verdict, str(len(found)), number(mean(accuracies) if accuracies else None), *good_ones])
+        for name, alarm in ALARMS.items():
+            areas = [number(roc_area(*self.alarms(judge, alarm))) for judge in self.judges.values()]
+            body.append([f"area, {name}", str(len(rows)), "", *areas])
+        return table(["verdict", "runs", "accuracy", *self.judges], body)
 
-    def _better(self, row: Row) -> bool:
+    def diagnosed(self) -> list[Row]:
+        return [row for row in self.all_rows if row.get("verdict") and row["method"] in SEARCHES]
+
+    @property
+    def judges(self) -> Mapping[str, Callable[[Row], bool | None]]:
+        """Whether a run is good; None: that cannot be said."""
+        return {"clearly above chance": _held, "clearly above zero-shot and random": self._better}
+
+    def alarms(
+        self, judge: Callable[[Row], bool | None], alarm: Callable[[Row], tuple[float, ...]]
+    ) -> tuple[list[tuple[float, ...]], list[bool]]:
+        """(how grave, whether the run is bad) of each that can be judged."""
+        judged = [(alarm(row), not good) for row in self.diagnosed() if (good := judge(row)) is not None]
+        return [grave for grave, _ in judged], [bad for _, bad in judged]
+
+    def _better(self, row: Row) -> bool | None:
         """Above both baselines of its draw by `ABOVE`; where one was not run, above the other."""
         baselines = [
             other["accuracy"]
             for other in self.rows
             if other["method"] in ("zero-shot", "random-few-shot") and _draw(other)[:3] == _draw(row)[:3]
         ]
-        return row["accuracy"] is not None and row["accuracy"] >= max([*baselines, max(row["true_shares"])]) + ABOVE
+        if row["accuracy"] is None:
+            return False
+        return row["accuracy"] >= max([*baselines, max(row["true_shares"])]) + ABOVE if baselines else None
 
     def failures(self) -> str:
         """Collapses by label share, and searches that stopped short of an objective that gold has."""
@@ -268,8 +287,29 @@ class Report:
         )
 
 
-def _alarm(row: Row) -> tuple[float, float]:
-    return LEVELS.index(row["verdict"]), -information_share(row["information_nats"], row["label_shares"])
+def _verdict(row: Row) -> tuple[float, ...]:
+    return (LEVELS.index(row["verdict"]),)
+
+
+def _verdict_and_information(row: Row) -> tuple[float, ...]:
+    return *_verdict(row), -information_share(row["information_nats"], row["label_shares"])
+
+
+ALARMS: Mapping[str, Callable[[Row], tuple[float, ...]]] = {
+    "verdict, then information": _verdict_and_information,
+    "verdict alone": _verdict,
+}
+
+
+def roc_curve(alarms: Sequence[tuple[float, ...]], bad: Sequence[bool]) -> list[tuple[float, float]]:
+    """(share of the good, share of the bad) with an alarm at least so grave, the gravest first."""
+    levels = sorted(set(alarms), reverse=True)
+    n_good, n_bad = bad.count(False), bad.count(True)
+    curve = [(0.0, 0.0)]
+    for level in levels:
+        raised = [is_bad for alarm, is_bad in zip(alarms, bad, strict=True) if alarm >= level]
+        curve.append((raised.count(False) / max(n_good, 1), raised.count(True) / max(n_bad, 1)))
+    return curve
 
 
 def roc_area(alarms: Sequence[tuple[float, ...]], bad: Sequence[bool]) -> float | None:
@@ -407,6 +447,27 @@ def draw_picture(reports: Sequence[Report], file: Path) -> None:
         figure.savefig(file, metadata={"Date": None})  # the same figures give the same file
 
 
+def draw_curves(reports: Sequence[Report], file: Path) -> None:
+    """ROC curves of the diagnosis: a panel a model, a line for each meaning of a good run. Needs matplotlib."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    with rc_context({"svg.hashsalt": "labelling", "svg.fonttype": "none", "font.size": 9}):
+        figure = Figure(figsize=(4.0 * len(reports), 4.0), layout="constrained")
+        for panel, report in zip(figure.subplots(1, len(reports), squeeze=False)[0], reports, strict=True):
+            panel.set_title(f"{report.model}: {len(report.diagnosed())} searches")
+            panel.set_xlabel("good runs called worse (false alarms)")
+            panel.set_ylabel("bad runs called worse")
+            panel.plot([0, 1], [0, 1], color="0.8", linewidth=1)
+            for name, judge in report.judges.items():
+                alarms, bad = report.alarms(judge, _verdict_and_information)
+                area = number(roc_area(alarms, bad))
+                label = f"{name}: {area} ({bad.count(True)} bad of {len(bad)})"
+                panel.plot(*zip(*roc_curve(alarms, bad), strict=True), marker=".", label=label)
+            panel.legend(loc="lower right", fontsize=7)
+        figure.savefig(file, metadata={"Date": None})
+
+
 def _draw_panel(panel: Axes, report: Report, tokens: str) -> None:
     found = points(report, tokens)
     panel.set_title(f"{report.model}: balanced draws, mean over the {len(report.clear_tasks())} tasks it holds")
@@ -463,7 +524,8 @@ def reports(files: Iterable[Path]) -> list[Report]:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.labelling_report", description="Markdown tables.")
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE")
-    parser.add_argument("--picture", type=Path, metavar="FILE.svg")
+    parser.add_argument("--picture", type=Path, metavar="FILE.svg", help="accuracy against prompt tokens")
+    parser.add_argument("--roc", type=Path, metavar="FILE.svg", help="ROC curves of the diagnosis")
     given = parser.parse_args(arguments)
     found = reports(given.files)
     if not found:
@@ -471,6 +533,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print("\n\n".join(report.markdown() for report in found))
     if given.picture is not None:
         draw_picture(found, given.picture)
+    if given.roc is not None:
+        draw_curves(found, given.roc)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,18 @@ from benchmarks.labelling import (
     shares_of,
     ways,
 )
-from benchmarks.labelling_report import NONE, Point, draw_picture, interval, name_heights, points, reports, roc_area
+from benchmarks.labelling_report import (
+    NONE,
+    Point,
+    draw_curves,
+    draw_picture,
+    interval,
+    name_heights,
+    points,
+    reports,
+    roc_area,
+    roc_curve,
+)
 from benchmarks.labelling_report import main as report
 from icm_api.providers.synthetic import Synthetic
 
@@ -288,10 +299,28 @@ def test_the_diagnosis_is_of_searches_only_and_a_task_without_truth_is_never_goo
         row("messages", "sweep", 0, 0.9, **judged),
         row("messages", "zero-shot", 0, 0.5, **judged),
         row("political", "sweep", 0, None, **judged | {"verdict": "doubtful"}),
+        row("topic", "sweep", 0, 0.6, share=0.25, **judged),
     ]
     hand_made.write_text("".join(json.dumps(each) + "\n" for each in rows), encoding="utf-8")
     (found,) = reports([hand_made])
-    assert line(found.diagnosis(), "healthy") == ["1", "0.90", "1 of 1", "1 of 1"]
+    assert line(found.diagnosis(), "healthy") == ["2", "0.75", "1 of 2", "1 of 1"], "no baseline beside the last"
     assert line(found.diagnosis(), "doubtful") == ["1", NONE, "0 of 1", "0 of 1"]
-    assert line(found.diagnosis(), "area under the curve")[-1] == "1.00"
+    assert line(found.diagnosis(), "area, verdict alone")[-2:] == ["0.75", "1.00"]
     assert "political" not in found.accuracy(0.5)
+
+
+def test_a_curve_rises_with_the_bad_runs_that_a_verdict_catches_before_the_good_ones():
+    assert roc_curve([(2.0,), (1.0,), (0.0,)], [True, True, False]) == [(0, 0), (0, 0.5), (0, 1), (1, 1)]
+    assert roc_curve([(1.0,), (1.0,)], [True, False]) == [(0, 0), (1, 1)]
+
+
+def test_the_curves_of_the_diagnosis_are_drawn_and_the_same_each_time(hand_made, tmp_path):
+    pytest.importorskip("matplotlib")
+    judged: dict[str, Any] = {"verdict": "healthy", "signs": [], "label_shares": [0.5, 0.5]}
+    rows = [row("messages", "sweep", seed, accuracy, **judged) for seed, accuracy in enumerate([0.9, 0.4])]
+    hand_made.write_text("".join(json.dumps(each) + "\n" for each in rows), encoding="utf-8")
+    one, two = tmp_path / "one.svg", tmp_path / "two.svg"
+    report([str(hand_made), "--roc", str(one)])
+    draw_curves(reports([hand_made]), two)
+    assert "clearly above chance: 0.50 (1 bad of 2)</text>" in one.read_text(encoding="utf-8")
+    assert one.read_bytes() == two.read_bytes()
