@@ -4,13 +4,20 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test check bench fuzz record lock audit clean
+.PHONY: demo test consumers check bench fuzz record lock audit clean
 demo: $(INSTALLED)
 	$(BIN)/icm-api demo
 
 test: $(INSTALLED)
 	$(BIN)/icm-api local fetch
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# The exports, read by the code of those that train on them and review them; torch is what makes this one large.
+CONSUMERS := .consumers
+consumers:
+	$(PYTHON) -m venv $(CONSUMERS)
+	$(CONSUMERS)/bin/python -m pip install --quiet --editable '.[dev,consumers]'
+	$(CONSUMERS)/bin/python -m pytest tests/cli/test_export.py
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -56,4 +63,4 @@ $(INSTALLED): pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(AUDIT) .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(CONSUMERS) $(AUDIT) .mypy_cache .ruff_cache .pytest_cache

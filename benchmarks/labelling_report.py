@@ -47,10 +47,11 @@ SEARCHES = ("sweep", "bootstrap", "anneal")
 LEVELS = ("healthy", "doubtful", "failed")
 DIAGNOSIS_NOTE = (
     "Of the methods that search. Verdicts use no gold. Area under the ROC curve: how often, of a run that is not good "
-    "and one that is, the first has the graver verdict, or with the same verdict less information (ties "
-    "count half); below it the area of the verdict alone. Tasks without truth are never good. Clearly above chance: by "
-    f"{CLEARLY:g} over the larger label share. Clearly above zero-shot and random demonstrations: by {ABOVE:g} over "
-    "the better of the two and the larger label share, where one of them was run on the same draw."
+    "and one that is, the first has the graver verdict, or with the same verdict less information (ties count half); "
+    "below it the area of the verdict alone. Tasks without truth are never good. Clearly above chance: over the larger "
+    f"label share by {CLEARLY:g}, or by half of what is left where that is less. Clearly above zero-shot and random "
+    f"demonstrations: by {ABOVE:g} over the better of the two and the larger label share, where one of them was run on "
+    "the same draw."
 )
 FAILURES_NOTE = (
     "Collapsed: nearly all examples got one label. Gold's objective higher: the gold labels have more information than "
@@ -325,7 +326,9 @@ def roc_area(alarms: Sequence[tuple[float, ...]], bad: Sequence[bool]) -> float 
 
 
 def _held(row: Row) -> bool:
-    return row["accuracy"] is not None and row["accuracy"] >= max(row["true_shares"]) + CLEARLY
+    """Above one label for all by `CLEARLY`, or by half of what is left to be right about where that is less."""
+    chance = max(row["true_shares"])
+    return row["accuracy"] is not None and row["accuracy"] >= chance + min(CLEARLY, (1 - chance) / 2)
 
 
 def _until(course: Sequence[Row], restart: int, n_passes: int) -> Row:

@@ -73,8 +73,8 @@ def cli() -> None:
     Settings: flags beat environment variables (ICM_API_<NAME>) beat the file given by --config. Labels and JSON go to
     files and standard output, all other talk to standard error.
 
-    Exit codes: 0 done, 2 something to fix and nothing spent, 3 stopped at a limit, 4 the host failed or cannot give
-    usable numbers, 5 a verdict that --fail-on names.
+    Exit codes: 0 done, 2 something to fix and nothing spent, 3 stopped at a limit or by your no, 4 the host failed or
+    cannot give usable numbers, 5 a verdict that --fail-on names.
     """
 
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import click
 
 from icm_api.cli.completion import complete_run
-from icm_api.cli.options import with_options
-from icm_api.cli.transfer import RUN_OPTIONS, open_run
+from icm_api.cli.options import RUN_OPTIONS, with_options
+from icm_api.cli.transfer import open_run
 from icm_api.cli.waiting import talk
 from icm_api.errors import ConfigError
 
@@ -28,7 +28,7 @@ KEYS = "123456789abcdefghijklmnoprtuvwxyz"
 
 @click.command()
 @click.argument("run_name", metavar="RUN", shell_complete=complete_run)
-@click.option("--n", type=click.IntRange(1), default=30, help="Examples to ask about (default 30).")
+@click.option("--n", type=click.IntRange(1), default=30, help="Examples to ask about, besides those answered before (default 30).")
 @click.option("--csv", "sheet", type=_PATH, help="Write them to a sheet to fill in, and ask nothing here.")
 @click.option("--answers", type=_PATH, help="Read a sheet that was filled in.")
 @click.option(
@@ -61,21 +61,22 @@ def audit(
     the run's folder and count in the next audit too; `icm-api run --pin` takes them for a further run.
     """
     from icm_api.run.audit import as_json as report
-    from icm_api.run.audit import examples_to_ask, judge, kept_answers, read_sheet, write_sheet
+    from icm_api.run.audit import examples_to_ask, judge, read_sheet, write_sheet
 
     if sheet is not None and answers is not None:
         raise ConfigError("--csv writes a sheet and --answers reads one; give one of them")
     loaded = open_run(run_name, run_data, run_relations, trust=trust)
-    if sheet is not None:
-        asked = examples_to_ask(loaded, n, seed=seed)
+    if answers is not None:
+        given = read_sheet(answers, loaded)
+    elif not (asked := examples_to_ask(loaded, n, seed=seed)):
+        talk("every label of the run has a person's answer: none is left to ask about")
+        given = {}
+    elif sheet is not None:
         write_sheet(sheet, loaded, asked)
         talk(f"{len(asked)} examples are in {sheet}: fill in the column label, then give it with --answers")
         return
-    if answers is not None:
-        given = read_sheet(answers, loaded)
     else:
-        answered = kept_answers(loaded)
-        given = _ask(loaded, [i for i in examples_to_ask(loaded, n, seed=seed) if i not in answered])
+        given = _ask(loaded, asked)
     found = judge(loaded, given, aim=aim)
     if as_json:
         click.echo(json.dumps(report(loaded, found)))
@@ -132,7 +133,7 @@ def _show(found: Audit) -> None:
     meaning = {
         "right": "polarity: right",
         "turned round": "polarity: turned round; exchange the two labels",
-        "unclear": "polarity: unclear; answer more",
+        "unclear": "polarity: unclear; answer more (the same command asks about others)",
     }
     if found.polarity is not None:
         click.echo(meaning[found.polarity])

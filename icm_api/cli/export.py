@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from icm_api.cli.completion import complete_run
-from icm_api.cli.options import TRUST_OPTION
+from icm_api.cli.options import RUN_OPTIONS, with_options
 from icm_api.cli.transfer import open_run
 from icm_api.cli.waiting import talk
 from icm_api.data.exports import FORMATS
@@ -24,7 +24,9 @@ _PATH = click.Path(path_type=Path)
 @click.argument("run_name", metavar="RUN", shell_complete=complete_run)
 @click.option("--format", type=click.Choice(list(FORMATS)), required=True, metavar="FORMAT", help="One of those below.")
 @click.option("--out", type=_PATH, required=True, help="File to write; one that is there is replaced.")
-@click.option("--min-confidence", type=float, help="Leave out labels whose probability is below this share.")
+@click.option(
+    "--min-confidence", type=float, help="Leave out labels whose probability is below this share (not pinned ones)."
+)
 @click.option(
     "--without-tension",
     is_flag=True,
@@ -34,19 +36,20 @@ _PATH = click.Path(path_type=Path)
 @click.option("--seed", type=click.IntRange(min=0), default=0, help="Seed of that split (default 0).")
 @click.option("--with-gold", is_flag=True, help="Add the gold label as a column icm_gold, never as something to learn.")
 @click.option("--card", is_flag=True, help="Write a dataset card, README.md, beside the file.")
-@click.option("--data", help="Where the data are now, if they were moved; what they hold must be the same.")
-@click.option("--relations", type=_PATH, help="Where the relations are now, if they were moved.")
-@TRUST_OPTION
+@with_options(RUN_OPTIONS)
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object of what was written.")
-def export(run_name: str, data: str | None, relations: Path | None, trust: bool, as_json: bool, **options: Any) -> None:
+def export(
+    run_name: str, run_data: str | None, run_relations: Path | None, trust: bool, as_json: bool, **options: Any
+) -> None:
     """Write the labels of RUN for training or review.
 
-    RUN is a run folder or its name under runs/. Examples without a label are left out and counted. A run that is cut
-    short or still going on gives its labels so far.
+    RUN is a run folder or its name under runs/. Examples without a label are left out and counted; labels that a person
+    gave (icm_pinned) stay, however unsure the model is. A run that is cut short or still going on gives its labels so
+    far. A validation file that an earlier export left under this name is refused, as it may hold the same examples.
     """
     from icm_api.run.export import ExportOptions, export_run
 
-    run = open_run(run_name, data, relations, trust=trust)
+    run = open_run(run_name, run_data, run_relations, trust=trust)
     report = export_run(run, ExportOptions(**options))
     for notice in report.notices:
         talk(f"notice: {notice}")

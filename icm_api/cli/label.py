@@ -1,4 +1,4 @@
-"""`icm-api label`: new examples labelled with a finished run as context."""
+"""`icm-api label`: new examples labelled as a finished run labelled its own."""
 
 from __future__ import annotations
 
@@ -47,10 +47,11 @@ def label(
     as_json: bool,
     **flags: Any,
 ) -> None:
-    """Label NEW examples with RUN as context: one request each.
+    """Label NEW examples as RUN labelled its own: one request each.
 
     Shown are examples of RUN with its labels, evenly many of each, drawn from the surer half of each label: a plain
-    choice, not one that measurements favour. Provider, model and limits are those of RUN unless given; what the run
+    choice, not one that measurements favour. Labels that a person gave are the surest. None is shown where RUN found
+    that its examples are better asked alone (asked_alone in its summary.json). Provider, model and limits are those of RUN unless given; what the run
     spent does not count towards the limits.
     """
     from icm_api.run.label_new import label_new

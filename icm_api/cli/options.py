@@ -151,6 +151,27 @@ TRUST_OPTION = click.option(
     "--trust", is_flag=True, help="Also if the run was begun by somebody else or elsewhere; shows whom it asks."
 )
 
+RUN_OPTIONS = (
+    click.option(
+        "--run-data",
+        "--data",
+        "run_data",
+        metavar="FILE",
+        shell_complete=complete_file,
+        help="Where the run's data are now, if they were moved; what they hold must be the same.",
+    ),
+    click.option(
+        "--run-relations",
+        "--relations",
+        "run_relations",
+        type=_PATH,
+        metavar="FILE",
+        help="Where the run's relations are now, if they were moved.",
+    ),
+    TRUST_OPTION,
+)
+"""Of every command that reads a run back."""
+
 RESUME_OPTIONS = (
     click.option("--max-requests", type=int, help="Larger limit on requests; what was spent before counts towards it."),
     click.option("--max-prompt-tokens", type=int, help="Larger limit on prompt tokens."),

@@ -11,19 +11,20 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from icm_api.cli.completion import complete_run
-from icm_api.cli.options import TRUST_OPTION
-from icm_api.cli.transfer import open_run
+from icm_api.cli.options import RUN_OPTIONS, with_options
+from icm_api.cli.transfer import open_runs
 from icm_api.cli.waiting import printable, talk
 from icm_api.errors import ConfigError, IcmError
 
 if TYPE_CHECKING:
     from markupsafe import Markup
 
-    from icm_api.report.page import ReportRow
+    from icm_api.report.page import ReportRow, Strained
     from icm_api.run.job import Job
     from icm_api.run.load import LoadedRun
     from icm_api.run.outcome import LabelRow
     from icm_api.run.runner import Result
+    from icm_api.types import Example, Relation
 
 REPORT = "report.html"
 SHOWN_DIFFERENCES = 20
@@ -37,37 +38,46 @@ _PATH = click.Path(path_type=Path)
 @click.option(
     "--charts", type=_PATH, metavar="FOLDER", help="Write the charts as SVG (and PNG with the extra png) too."
 )
-@click.option("--data", help="Where the data are now, if they were moved; what they hold must be the same.")
-@TRUST_OPTION
+@with_options(RUN_OPTIONS)
 def report(
-    run_name: str, out: Path | None, beside: Sequence[str], charts: Path | None, data: str | None, trust: bool
+    run_name: str,
+    out: Path | None,
+    beside: Sequence[str],
+    charts: Path | None,
+    run_data: str | None,
+    run_relations: Path | None,
+    trust: bool,
 ) -> None:
     """Write a page about RUN: one file that needs no network.
 
     RUN is a run folder or its name under runs/. Charts as PNG need the extra `png`.
     """
-    found = open_run(run_name, data, None, trust=trust)
-    others = [_summary(open_run(name, data, None, trust=trust)) for name in beside]
+    found, *others = open_runs((run_name, *beside), run_data, run_relations, trust=trust)
+    for other in others:
+        _refuse_other_examples(found, other)
     path = out or found.path / REPORT
-    settings = asdict(found.manifest)
-    _write_page(path, found.job, found.rows, _summary(found), found.journal(), settings, others, charts)
+    settings, summaries = asdict(found.manifest), [_summary(other) for other in others]
+    _write_page(path, found.job, found.rows, _summary(found), found.journal(), settings, summaries, charts)
     click.echo(path)
 
 
 @click.command()
 @click.argument("run_names", metavar="RUN RUN...", nargs=-1, required=True, shell_complete=complete_run)
-@TRUST_OPTION
+@with_options(RUN_OPTIONS)
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
-def compare(run_names: Sequence[str], trust: bool, as_json: bool) -> None:
+def compare(
+    run_names: Sequence[str], run_data: str | None, run_relations: Path | None, trust: bool, as_json: bool
+) -> None:
     """Compare runs over the same data.
 
-    Shows accuracy and cost, and where their labels differ. The first is the yardstick.
+    Shows accuracy and cost, and where their labels differ. The first is the yardstick. Data that were moved are the same file
+    for all runs, and so are relations for those that have some.
     """
     from icm_api.core.agreement import agreement
 
     if len(run_names) < 2:
         raise click.UsageError("name two runs or more")
-    first, *rest = [open_run(name, None, None, trust=trust) for name in run_names]
+    first, *rest = open_runs(run_names, run_data, run_relations, trust=trust)
     for other in rest:
         _refuse_other_examples(first, other)
     rows = [_compared(first, other, agreement) for other in (first, *rest)]
@@ -114,7 +124,7 @@ def _write_page(
     from icm_api.report.page import Report, charts, render
 
     title = f"{job.task.name} · {Path(job.config.data).name}"
-    page = Report(title, summary, _rows(job, rows), journal, settings, others)
+    page = Report(title, summary, _rows(job, rows), journal, settings, others, _strained(job, rows))
     write_text(path, render(page))
     if chart_folder is not None:
         _write_charts(chart_folder, charts(page))
@@ -167,6 +177,32 @@ def _rows(job: Job, rows: Sequence[LabelRow]) -> list[ReportRow]:
     ]
 
 
+def _strained(job: Job, rows: Sequence[LabelRow]) -> list[Strained]:
+    """Components in which the model and the rules disagree, each with all of its rules."""
+    from icm_api.core.relations import broken
+    from icm_api.report.page import Strained
+    from icm_api.run.export import tensions
+    from icm_api.run.job import describe_relation
+
+    index = {name: k for k, name in enumerate(job.label_names)}
+    labels = [None if row.label is None else index[row.label] for row in rows]
+    components, relations = tensions(job, rows, labels), job.problem.relations
+    place = {member: k for k, members in enumerate(components) for member in members}
+    rules: list[list[Relation]] = [[] for _ in components]
+    for relation in relations:
+        if relation.members[0] in place:
+            rules[place[relation.members[0]]].append(relation)
+    return [
+        Strained(
+            members,
+            [describe_relation(relation, job.examples) for relation in tied],
+            sum(rows[i].forced_by is not None for i in members),
+            len(broken(tied, labels)),
+        )
+        for members, tied in zip(components, rules, strict=True)
+    ]
+
+
 def _summary(found: LoadedRun) -> Mapping[str, Any]:
     if found.summary is None:
         raise ConfigError(
@@ -176,10 +212,19 @@ def _summary(found: LoadedRun) -> Mapping[str, Any]:
 
 
 def _refuse_other_examples(first: LoadedRun, other: LoadedRun) -> None:
-    if [row.id for row in first.rows] != [row.id for row in other.rows]:
+    if not _same_examples(first.job.examples, other.job.examples):
         raise ConfigError(f"{other.path}: its examples are not those of {first.path}; compare runs over the same data")
     if first.job.label_names != other.job.label_names:
         raise ConfigError(f"{other.path}: its labels are not those of {first.path}")
+
+
+def _same_examples(some: Sequence[Example], others: Sequence[Example]) -> bool:
+    """Equal ids, and equal texts where both tasks read a field of the same name: ids may be no more than line
+    numbers."""
+    return len(some) == len(others) and all(
+        a.id == b.id and all(a.fields[name] == b.fields[name] for name in a.fields.keys() & b.fields.keys())
+        for a, b in zip(some, others, strict=True)
+    )
 
 
 def _compared(first: LoadedRun, other: LoadedRun, agreement: Any) -> dict[str, Any]:

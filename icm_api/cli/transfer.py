@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from icm_api.cli.options import DISPLAY_OPTIONS, LIMIT_OPTIONS, PROVIDER_OPTIONS, TRUST_OPTION, Pair, given
+from icm_api.cli.options import DISPLAY_OPTIONS, LIMIT_OPTIONS, PROVIDER_OPTIONS, RUN_OPTIONS, Pair, given
 from icm_api.cli.waiting import talk
+from icm_api.errors import ConfigError
 
 if TYPE_CHECKING:
     from icm_api.config import RunConfig
     from icm_api.run.load import LoadedRun
 
-_PATH = click.Path(path_type=Path)
-
-RUN_OPTIONS = (
-    click.option("--run-data", help="Where the run's data are now, if they were moved."),
-    click.option("--run-relations", type=_PATH, help="The same for its relations."),
-    TRUST_OPTION,
-)
 _COLUMN_OPTIONS = (
     click.option(
         "--format",
@@ -53,6 +47,19 @@ def open_run(name: str, run_data: str | None, run_relations: Path | None, *, tru
     from icm_api.run.resume import find_run
 
     return load_run(find_run(name), os.environ, trust=trust, say=talk, data=run_data, relations=run_relations)
+
+
+def open_runs(
+    names: Sequence[str], run_data: str | None, run_relations: Path | None, *, trust: bool
+) -> list[LoadedRun]:
+    """Runs over the same data, so the file is one for all; that of relations is for those that began with one."""
+    from icm_api.run.journal import read_manifest
+    from icm_api.run.resume import find_run
+
+    related = [name for name in names if read_manifest(find_run(name)).config["relations"] is not None]
+    if run_relations is not None and not related:
+        raise ConfigError(f"--run-relations: no relations file was given to {' or '.join(names)}")
+    return [open_run(name, run_data, run_relations if name in related else None, trust=trust) for name in names]
 
 
 def read_settings(

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from icm_api.cli.completion import complete_run
-from icm_api.cli.options import TRUST_OPTION
+from icm_api.cli.options import RUN_OPTIONS, with_options
 from icm_api.cli.waiting import talk, until_done
+from icm_api.errors import BudgetError
 
 if TYPE_CHECKING:
     from icm_api.providers.tuning import Estimate, Tuner
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Step = Callable[["Tuner"], Awaitable[T]]
-
-_PATH = click.Path(path_type=Path)
 
 
 class Dollars(click.ParamType[Decimal]):
@@ -56,7 +55,9 @@ class Dollars(click.ParamType[Decimal]):
 @click.option("--epochs", type=click.IntRange(min=1), default=1, help="Times over the data (default 1).")
 @click.option("--suffix", metavar="NAME", help="Name of the tuned model and of this tuning (default: made up).")
 @click.option("--validation", type=float, metavar="SHARE", help="Set this share apart, by groups, to validate with.")
-@click.option("--min-confidence", type=float, help="Leave out labels whose probability is below this share.")
+@click.option(
+    "--min-confidence", type=float, help="Leave out labels whose probability is below this share (not pinned ones)."
+)
 @click.option("--base-url", help="Address of the host, if not its usual one.")
 @click.option(
     "--api-key-env", metavar="VARIABLE", help="Environment variable that holds the key, if not the usual one."
@@ -72,9 +73,7 @@ class Dollars(click.ParamType[Decimal]):
     help="Launch nothing that the host estimates above this, nor what it gives no estimate for.",
 )
 @click.option("--dry-run", is_flag=True, help="Write and check the files; send nothing.")
-@click.option("--data", help="Where the run's data are now, if they were moved.")
-@click.option("--relations", type=_PATH, help="The same for its relations.")
-@TRUST_OPTION
+@with_options(RUN_OPTIONS)
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object of the job.")
 def tune(
     run_name: str,
@@ -85,17 +84,17 @@ def tune(
     yes: bool,
     max_usd: Decimal | None,
     dry_run: bool,
-    data: str | None,
-    relations: Path | None,
+    run_data: str | None,
+    run_relations: Path | None,
     trust: bool,
     as_json: bool,
     **chosen: Any,
 ) -> None:
     """Fine-tune a model on the labels of RUN.
 
-    Asks before the files are uploaded, and again before the job is launched, with the host's price where it tells one.
-    Files and job are kept in RUN/tune/NAME. The same command again follows the job and launches no other; Ctrl-C ends
-    the following, not the job.
+    Asks before the files are uploaded, and again before the job is launched, with the host's price where it tells one;
+    a no ends with exit code 3, and the same command asks again. Files and job are kept in RUN/tune/NAME. The same
+    command again follows the job and launches no other; Ctrl-C ends the following, not the job.
     """
     from icm_api.providers.http import checked_base_url
     from icm_api.providers.tuning import HOSTS, default_url, find_key, open_tuner
@@ -112,9 +111,8 @@ def tune(
         talk(f"notice: {notice}")
     with open_tuning(path, TuningSettings(base_url=url, **chosen), suffix) as tuning:
         if not tuning.may_be_launched:
-            _show_prepared(
-                tuning, tuning.prepare(load_run(path, os.environ, trust=trust, data=data, relations=relations))
-            )
+            run = load_run(path, os.environ, trust=trust, data=run_data, relations=run_relations)
+            _show_prepared(tuning, tuning.prepare(run))
         if dry_run:
             talk("dry run: nothing was sent")
         elif not tuning.is_over:
@@ -182,7 +180,7 @@ class _Steps:
             talk("")  # ends the line of the question
         if not agreed:
             talk(f"{otherwise} (--yes answers all questions with yes)")
-            sys.exit(1)
+            sys.exit(BudgetError.exit_code)  # a price was too high for a person, as it may be for --max-usd
 
 
 def _show_prepared(tuning: Tuning, report: ExportReport) -> None:

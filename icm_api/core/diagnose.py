@@ -1,21 +1,22 @@
-"""Does a labelling deserve trust? Judged without gold, each sign with its evidence.
+"""Does a labelling deserve trust? Judged without gold, by checks that each tell what was measured.
 
-Coherent is not true: a model can agree with itself on the wrong concept. So nothing here proves labels right; the signs
-name the known ways in which they are wrong, and what to look at. Where some gold is known, `against_gold` says what it
-says beside the verdict: a verdict that took it in could not be judged by it.
+Coherent is not true: a model can agree with itself on the wrong concept. So nothing here proves labels right; the
+checks look for the known ways in which they are wrong, and one that finds something is a sign, with its evidence and
+what to look at. Where some gold is known, `against_gold` says what it says beside the verdict: a verdict that took it
+in could not be judged by it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
 
-from icm_api.core.surface import surface_of
-from icm_api.types import LabelScore
+from icm_api.core.surface import LEAST_OF_A_LABEL, surface_of
+from icm_api.types import Example, LabelScore
 
 COLLAPSE_SHARE = 0.95
 LITTLE_TO_TELL_NATS = 0.1
@@ -34,16 +35,26 @@ ANY_SHARES = 0.5
 """Width of the range of a label's shares that fit the scores, from which the scores tell next to nothing of them."""
 
 SignName = Literal["collapse", "no concept", "instability", "polarity", "surface", "thin mass", "shares", "unfinished"]
-Level = Literal["failed", "doubtful"]
+Level = Literal["fine", "doubtful", "failed", "not measured"]
 Verdict = Literal["healthy", "doubtful", "failed"]
+Judgement: TypeAlias = tuple[Level, str, "str | None"]
+"""(level, figure, evidence), as a `Check` and a `Sign` have them."""
 
 
 @dataclass(frozen=True, slots=True)
-class Sign:
-    """Something that speaks against a labelling."""
+class Check:
+    """One way in which labels are known to go wrong, and what was measured of it."""
 
     name: SignName
     level: Level
+    figure: str
+    """What was measured, with its limit, in a few words; of what was not measured, why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sign(Check):
+    """A check that speaks against a labelling."""
+
     evidence: str
     """A sentence with the figures, and what to do."""
 
@@ -54,7 +65,7 @@ class Evidence:
 
     labels: Sequence[int | None]
     label_names: Sequence[str]
-    texts: Sequence[str]
+    examples: Sequence[Example]
     scores: Sequence[LabelScore | None]
     information_nats: float | None
     agreement: float | None = None
@@ -71,9 +82,14 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """The signs found; the worst of them is the verdict."""
+    """All checks, always in the same order; the worst of them is the verdict. One that was not measured speaks neither
+    for the labels nor against them."""
 
-    signs: tuple[Sign, ...]
+    checks: tuple[Check, ...]
+
+    @property
+    def signs(self) -> tuple[Sign, ...]:
+        return tuple(check for check in self.checks if isinstance(check, Sign))
 
     @property
     def verdict(self) -> Verdict:
@@ -82,13 +98,14 @@ class Diagnosis:
 
 
 def diagnose(evidence: Evidence) -> Diagnosis:
-    """All signs against a labelling; none of them looks at gold."""
-    signs: tuple[Sign | None, ...]
-    if collapsed(evidence.labels, len(evidence.label_names)):
-        signs = (_collapse(evidence),)  # it explains all that the labels show
+    """All checks of a labelling; none of them looks at gold."""
+    collapse, unfinished = _collapse(evidence), _unfinished(evidence)
+    if collapse[0] == "failed":
+        between = dict.fromkeys(_MEASURES, _not_measured("one label for all explains all that the labels show"))
     else:
-        signs = tuple(find(evidence) for find in (_no_concept, _instability, _polarity, _surface, _mass, _shares))
-    return Diagnosis(tuple(sign for sign in (*signs, _unfinished(evidence)) if sign is not None))
+        between = {name: judge(evidence) for name, judge in _MEASURES.items()}
+    judged: Mapping[SignName, Judgement] = {"collapse": collapse, **between, "unfinished": unfinished}
+    return Diagnosis(tuple(_check(name, *judgement) for name, judgement in judged.items()))
 
 
 def against_gold(right: float, low: float, high: float, *, rival: str, rival_right: float) -> str | None:
@@ -133,109 +150,167 @@ def information_share(information_nats: float, shares: Sequence[float]) -> float
     return information_nats / (entropy + LITTLE_TO_TELL_NATS)
 
 
-def _collapse(evidence: Evidence) -> Sign:
+def _check(name: SignName, level: Level, figure: str, evidence: str | None) -> Check:
+    return Check(name, level, figure) if evidence is None else Sign(name, level, figure, evidence)
+
+
+def _not_measured(reason: str) -> Judgement:
+    return "not measured", reason, None
+
+
+def _percent(share: float) -> str:
+    """Cut off, not rounded: a share below a limit must not look as if it reached it."""
+    return f"{math.floor(share * 1000 + 1e-9) / 10:g}%"
+
+
+def _collapse(evidence: Evidence) -> Judgement:
     shares = label_shares(evidence.labels, len(evidence.label_names))
     top = max(range(len(shares)), key=lambda k: shares[k])
-    return Sign(
-        "collapse",
-        "failed",
-        f"collapsed: {shares[top]:.0%} of the examples are {evidence.label_names[top]!r}. One label for all predicts "
-        "itself almost perfectly, so a high utility is no evidence for it. If the examples are not that one-sided, the "
-        "labels are worthless: try method sweep, other label words, or rules that need both labels (exactly_one, "
-        "asymmetric)",
-    )
+    limit = f"less than {_percent(COLLAPSE_SHARE)} is fine"
+    figure = f"{_percent(shares[top])} of the labels are {evidence.label_names[top]!r}, the commonest one ({limit})"
+    if collapsed(evidence.labels, len(evidence.label_names)):
+        return (
+            "failed",
+            figure,
+            f"collapsed: {shares[top]:.0%} of the examples are {evidence.label_names[top]!r}. One label for all "
+            "predicts itself almost perfectly, so a high utility is no evidence for it. If the examples are not that "
+            "one-sided, the labels are worthless: try method sweep, other label words, or rules that need both labels "
+            "(exactly_one, asymmetric)",
+        )
+    if shares[top] >= COLLAPSE_SHARE or not any(shares):
+        return _not_measured("too few examples have a label")
+    return "fine", figure, None
 
 
-def _no_concept(evidence: Evidence) -> Sign | None:
+def _no_concept(evidence: Evidence) -> Judgement:
     if evidence.information_nats is None:
-        return None
+        return _not_measured("no example has both a label and a score")
     told = information_share(evidence.information_nats, label_shares(evidence.labels, len(evidence.label_names)))
+    limit = f"{_percent(LITTLE_INFORMATION)} or more is fine"
+    figure = f"the texts tell {_percent(max(told, 0.0))} of what there is to tell about the labels ({limit})"
     if told >= LITTLE_INFORMATION:
-        return None
+        return "fine", figure, None
     unsettled = evidence.agreement is not None and evidence.agreement < POOR_AGREEMENT
-    return Sign(
-        "no concept",
+    return (
         "failed" if unsettled or told <= 0 else "doubtful",
+        figure,
         f"the texts tell next to nothing about these labels ({max(told, 0.0):.0%} of what there is to tell): the model "
         "may not hold the concept; look at some, try other label words or a larger model",
     )
 
 
-def _instability(evidence: Evidence) -> Sign | None:
-    if evidence.agreement is None or evidence.agreement >= POOR_AGREEMENT:
-        return None
-    return Sign(
-        "instability",
+def _instability(evidence: Evidence) -> Judgement:
+    if evidence.agreement is None:
+        return _not_measured("there are no two restarts to compare (only method sweep makes them)")
+    limit = f"{_percent(POOR_AGREEMENT)} or more is fine"
+    figure = f"restarts agree on {_percent(evidence.agreement)} of the labels ({limit})"
+    if evidence.agreement >= POOR_AGREEMENT:
+        return "fine", figure, None
+    return (
         "doubtful",
+        figure,
         f"restarts agree on only {evidence.agreement:.0%} of the labels: more than one labelling is about as coherent "
         "as this one",
     )
 
 
-def _polarity(evidence: Evidence) -> Sign | None:
-    """For two labels only: more have no single opposite."""
-    if evidence.own_meaning is None or len(evidence.label_names) != 2:
-        return None
+def _polarity(evidence: Evidence) -> Judgement:
+    if len(evidence.label_names) != 2:
+        return _not_measured("more than two labels have no single opposite")
+    if evidence.own_meaning is None:
+        return _not_measured("no examples were asked alone first (only method sweep does so)")
     pairs = [(a, b) for a, b in zip(evidence.labels, evidence.own_meaning, strict=True) if None not in (a, b)]
-    equal = sum(a == b for a, b in pairs)
-    if len(pairs) < LEAST_OF_OWN_MEANING or equal / len(pairs) >= AGAINST_OWN_MEANING:
-        return None
-    return Sign(
-        "polarity",
+    if len(pairs) < LEAST_OF_OWN_MEANING:
+        return _not_measured(
+            f"too few labelled examples were asked alone ({len(pairs)}; it takes {LEAST_OF_OWN_MEANING})"
+        )
+    supported = sum(a == b for a, b in pairs) / len(pairs)
+    limit = f"{_percent(AGAINST_OWN_MEANING)} or more is fine"
+    figure = f"the label words by themselves support {_percent(supported)} of {len(pairs)} labels ({limit})"
+    if supported >= AGAINST_OWN_MEANING:
+        return "fine", figure, None
+    return (
         "doubtful",
-        f"the label words by themselves support only {equal / len(pairs):.0%} of the labels: they may be turned round; "
+        figure,
+        f"the label words by themselves support only {supported:.0%} of the labels: they may be turned round; "
         "look at some, and exchange the two labels if so",
     )
 
 
-def _surface(evidence: Evidence) -> Sign | None:
-    found = surface_of(evidence.texts, evidence.labels)
-    if found is None or found.accuracy < SURFACE_ACCURACY:
-        return None
-    return Sign(
-        "surface",
+def _surface(evidence: Evidence) -> Judgement:
+    found = surface_of((example.fields for example in evidence.examples), evidence.labels)
+    if found is None:
+        return _not_measured(f"fewer than two labels occur {LEAST_OF_A_LABEL} times or more")
+    limit = f"less than {_percent(SURFACE_ACCURACY)} is fine"
+    name = None if found.label is None else evidence.label_names[found.label]
+    of_labels = "of these labels" if name is None else f"of {name!r} from the other labels"
+    figure = f"the most telling trait, {found.feature}, tells {_percent(found.accuracy)} {of_labels} ({limit})"
+    if found.accuracy < SURFACE_ACCURACY:
+        return "fine", figure, None
+    about = "are they" if name is None else f"is {name!r}"
+    return (
         "doubtful",
-        f"{found.feature} alone tells {found.accuracy:.0%} of these labels: are they about that, or about what you "
-        "meant?",
+        figure,
+        f"{found.feature} alone tells {found.accuracy:.0%} {of_labels}: {about} about that, or about what you meant?",
     )
 
 
-def _mass(evidence: Evidence) -> Sign | None:
+def _mass(evidence: Evidence) -> Judgement:
     masses = [score.mass for score in evidence.scores if score is not None and score.kind == "logprob"]
-    if not masses or (median := float(np.median(masses))) >= LITTLE_MASS:
-        return None
-    return Sign(
-        "thin mass",
+    if not masses:
+        return _not_measured("no label was scored by the probabilities of tokens")
+    median = float(np.median(masses))
+    limit = f"{_percent(LITTLE_MASS)} or more is fine"
+    figure = f"the labels hold {_percent(median)} of the model's probability, in the median ({limit})"
+    if median >= LITTLE_MASS:
+        return "fine", figure, None
+    return (
         "doubtful",
+        figure,
         f"the labels hold only {median:.1%} of the model's probability (median): it would rather write something else; "
         "use label words that continue the prompt naturally",
     )
 
 
-def _shares(evidence: Evidence) -> Sign | None:
-    ranges = evidence.share_ranges or ()
+def _shares(evidence: Evidence) -> Judgement:
+    ranges = evidence.share_ranges
+    if not ranges:
+        return _not_measured("shares were known, or not read off the scores (only method sweep reads them)")
     wide = [k for k, (least, most) in enumerate(ranges) if most - least >= ANY_SHARES]
+    k = wide[-1] if wide else max(range(len(ranges)), key=lambda k: ranges[k][1] - ranges[k][0])
+    least, most = ranges[k]
+    name = evidence.label_names[k]
+    limit = f"less than {100 * ANY_SHARES:.0f} points apart is fine"
+    figure = f"shares of {name!r} from {_percent(least)} to {_percent(most)} would fit the scores ({limit})"
     if not wide:
-        return None
-    least, most = ranges[wide[-1]]
-    name = evidence.label_names[wide[-1]]
-    taken = label_shares(evidence.labels, len(evidence.label_names))[wide[-1]]
-    return Sign(
-        "shares",
+        return "fine", figure, None
+    taken = label_shares(evidence.labels, len(evidence.label_names))[k]
+    return (
         "doubtful",
+        figure,
         f"the scores do not tell how often each label occurs: shares of {name!r} as far apart as "
         f"{least:.0%} and {most:.0%} would fit, and {taken:.0%} got it; if you know the shares, give --class-prior",
     )
 
 
-def _unfinished(evidence: Evidence) -> Sign | None:
+def _unfinished(evidence: Evidence) -> Judgement:
     missing = list(evidence.labels).count(None)
-    if evidence.cut_short is None or (evidence.settled and not missing):
-        return None
+    if evidence.cut_short is None:
+        return "fine", "nothing stopped the run before its end", None
+    early = f"the run stopped early ({evidence.cut_short})"
+    if evidence.settled and not missing:
+        return "fine", f"{early}, when its labels had settled", None
     without = f"{missing} of {len(evidence.labels)} examples have no label" if missing else "they are the best so far"
-    return Sign(
-        "unfinished",
-        "doubtful",
-        f"the run stopped early ({evidence.cut_short}), before its labels had settled: {without}; let it go "
-        "on, or give it more",
-    )
+    unsettled = f"{early}, before its labels had settled: {without}"
+    return "doubtful", unsettled, f"{unsettled}; let it go on, or give it more"
+
+
+_MEASURES: Mapping[SignName, Callable[[Evidence], Judgement]] = {
+    "no concept": _no_concept,
+    "instability": _instability,
+    "polarity": _polarity,
+    "surface": _surface,
+    "thin mass": _mass,
+    "shares": _shares,
+}
+"""What there is to measure where not all examples have one label."""

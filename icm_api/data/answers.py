@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence, Set
+from pathlib import Path
 
 from icm_api.data.exports import FORMULA_STARTS
 from icm_api.data.gold import label_index
 from icm_api.data.problems import raise_problems, shown
 from icm_api.data.readers import Row, Source, display_name, read_rows
+from icm_api.data.writers import write_jsonl
 from icm_api.errors import DataError
 
 
@@ -35,6 +37,11 @@ def load_answers(
         problems += error.problems
     raise_problems(problems)
     return answers
+
+
+def write_answers(path: Path, answers: Mapping[int, int], ids: Sequence[str], labels: Sequence[str]) -> None:
+    """As `load_answers` reads them, in their order. Raises as `write_jsonl`."""
+    write_jsonl(path, ({"id": ids[i], "label": labels[label]} for i, label in answers.items()))
 
 
 def _identity(value: object, ids: Mapping[str, int]) -> str:

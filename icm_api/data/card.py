@@ -9,9 +9,9 @@ from dataclasses import dataclass
 MARK = "<!-- dataset card by icm-api -->"
 """Stands in every card, so that no other README.md is ever replaced by one."""
 LIMITS = (
-    "No person has checked these labels. They are those a language model finds most coherent with one another; a model "
-    "can be coherent and wrong, and its mistakes and biases are in them.",
-    "`icm_confidence` is the model's own probability of a label. Unless the accuracy above was measured, nothing says "
+    "{checked} They are those a language model finds most coherent with one another; a model can be coherent and "
+    "wrong, and its mistakes and biases are in them.",
+    "`icm_confidence` is the model's own probability of a label, whoever gave it. Unless the accuracy above was measured, nothing says "
     "how often a label of that confidence is right.",
     "What the model's makers allow to be trained on its output, and the licence of the texts, are not checked here.",
 )
@@ -33,6 +33,10 @@ class CardFacts:
     warnings: Sequence[str] = ()
     notes: Sequence[str] = ()
     """How to use the files: paragraphs of Markdown."""
+    pinned: int = 0
+    """Examples in the files whose label a person gave."""
+    given: str = "without human labels"
+    """What the model that labelled them had of people."""
 
 
 def card_text(about: CardFacts) -> str:
@@ -43,14 +47,20 @@ def card_text(about: CardFacts) -> str:
         MARK,
         f"# {_plain(about.title)}",
         f"{total} records ({', '.join(f'{split}: {n}' for split, n in about.records.items())}), labelled by a language "
-        "model without human labels, by mutual predictability under logical rules (arXiv 2506.10139).",
+        f"model {about.given}, by mutual predictability under logical rules (arXiv 2506.10139).",
         "\n".join(("| | |", "|---|---|", *(f"| {name} | {_cell(text)} |" for name, text in about.facts.items()))),
         *_section("Warnings", [f"- {_plain(warning)}" for warning in about.warnings]),
         *_section("Left out", [f"- {n} examples: {reason}" for reason, n in about.left_out.items()]),
         *_section("Files", about.notes, "\n\n"),
-        *_section("Limits", [f"- {limit}" for limit in LIMITS]),
+        *_section("Limits", [f"- {limit.format(checked=_checked(about.pinned))}" for limit in LIMITS]),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _checked(pinned: int) -> str:
+    if not pinned:
+        return "No person has checked these labels."
+    return f"A person gave the labels of {pinned} examples (`icm_pinned`); no person has checked the others."
 
 
 def _head(about: CardFacts, total: int) -> str:

@@ -47,7 +47,7 @@
 
   function sort() {
     const column = data[sorting.column], named = sorting.column === "label" || sorting.column === "gold";
-    const key = named ? (k) => name(column[k]) : (k) => column[k];
+    const key = named ? (k) => data.names[column[k]] ?? null : (k) => column[k];
     const numbers = new Intl.Collator("en", { numeric: true });
     const sign = sorting.down ? -1 : 1;
     shown.sort((a, b) => {
@@ -90,12 +90,24 @@
     open = k;
     const sure = data.confidence[k] === null ? "" : `, ${percent(data.confidence[k])}`;
     const gold = data.gold[k] === null ? "" : `; gold: ${name(data.gold[k])}`;
-    const cut = data.text[k].length >= data.longest ? " […]" : "";
-    const forced = data.forced[k] ? `\n\ndecided by a rule: ${data.forced[k]}` : "";
-    detail.textContent = `${data.id[k]}: ${name(data.label[k]) || "no label"}${sure}${gold}\n\n${data.text[k]}${cut}${forced}`;
+    const forced = k in data.forced ? `\n\ndecided by a rule: ${data.rules[data.forced[k]]}` : "";
+    detail.textContent = `${data.id[k]}: ${name(data.label[k]) || "no label"}${sure}${gold}\n\n${data.text[k]}${forced}`;
     draw();
   }
 
+  function reveal(place) {
+    windowed.scrollTop = Math.max(0, place * ROW - windowed.clientHeight / 2);
+    show(shown[place]);
+  }
+
+  for (const link of document.querySelectorAll("[data-go]")) {
+    link.addEventListener("click", () => {
+      byId("filters").reset();
+      select();
+      reveal(shown.indexOf(Number(link.dataset.go)));
+      byId("all").scrollIntoView();
+    });
+  }
   for (const button of document.querySelectorAll("[data-sort]")) {
     button.addEventListener("click", () => {
       const column = button.dataset.sort;
@@ -117,9 +129,7 @@
     const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
     if (!step || !shown.length) return;
     event.preventDefault();
-    const place = Math.min(shown.length - 1, Math.max(0, shown.indexOf(open) + step));
-    windowed.scrollTop = Math.max(0, place * ROW - windowed.clientHeight / 2);
-    show(shown[place]);
+    reveal(Math.min(shown.length - 1, Math.max(0, shown.indexOf(open) + step)));
   });
   addEventListener("resize", draw);
   select();

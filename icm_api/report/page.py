@@ -6,7 +6,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from typing import Any
 
@@ -17,12 +17,18 @@ from icm_api.core.diagnose import against_gold
 from icm_api.report.charts import bar_chart, line_chart, reliability_chart
 from icm_api.report.course import Course, course_of
 
-TEXT_BYTES = 1_200_000
-"""Of all texts on a page together, so that it stays under 2 MB with 10,000 examples."""
+TABLE_BYTES = 1_700_000
+"""Of the table of all examples as it is embedded, so that a page of 10,000 examples stays under 2 MB."""
+LEAST_BYTES = 60
+"""Of one example in it: where there are so many that they need more, the page is larger."""
+ID_PART = 1 / 3
+"""Of the bytes of the table, at most."""
 LONGEST_TEXT = 2_000
 """Characters shown of one text."""
 EXTREMES = 8
-"""Of the most and of the least certain examples."""
+"""Of the most and of the least certain examples, and of other lists."""
+FEW = 6
+"""Members and rules named of one strained component."""
 BINS = 10
 ZERO_SHOT = "zero-shot"
 UNIT_RANGE = {"accuracy"}
@@ -58,6 +64,20 @@ class ReportRow:
 
 
 @dataclass(frozen=True, slots=True)
+class Strained:
+    """A component of related examples in which the model and the rules disagree."""
+
+    members: Sequence[int]
+    """Places among the rows."""
+    rules: Sequence[str]
+    """All that tie the members, in words."""
+    forced: int
+    """Labels that a rule decided against the model's favourite."""
+    broken: int
+    """Rules."""
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """What a page is made of."""
 
@@ -70,18 +90,20 @@ class Report:
     """All that is needed to reproduce the run."""
     others: Sequence[Mapping[str, Any]] = ()
     """Summaries of other runs over the same data, to stand beside it."""
+    strained: Sequence[Strained] = ()
 
 
 def render(report: Report) -> str:
     """The page as HTML text."""
-    style, script = _asset("page.css"), _asset("page.js")
+    style, script, table = _asset("page.css"), _asset("page.js"), table_data(report.rows)
     template = _environment().get_template("page.html")
     return template.render(
         title=report.title,
         policy=_policy(style, script),
         style=Markup(style),  # noqa: S704 - our own files
         script=Markup(script),  # noqa: S704
-        data=embedded(table_data(report.rows)),
+        data=embedded(table),
+        cut=table["cut"],
         summary=report.summary,
         notes=_notes(report.summary),
         verdict=(report.summary["verdict"], VERDICTS[report.summary["verdict"]]),
@@ -92,7 +114,11 @@ def render(report: Report) -> str:
         certain=_extremes(report.rows, most=True),
         doubtful=_extremes(report.rows, most=False),
         forced=[row for row in report.rows if row.forced_by and row.label is not None],
+        strained=_most_strained_first(report),
+        n_strained=len(report.strained),
+        rows=report.rows,
         shown=EXTREMES,
+        few=FEW,
         compared=[report.summary, *report.others] if report.others else [],
         settings=json.dumps(dict(report.settings), indent=2, ensure_ascii=False, default=str),
     )
@@ -151,35 +177,81 @@ def _notes(summary: Mapping[str, Any]) -> list[str]:
 
 
 def table_data(rows: Sequence[ReportRow]) -> dict[str, Any]:
-    """The table as columns: labels by number, texts cut so that all of them together stay small."""
-    longest = _longest_text(rows)
+    """The table as columns: labels and rules by number, ids, texts and rules cut so that all together stay small.
+
+    `cut`: the most characters of a text or rule and of an id, where any is longer; else None.
+    """
     names = sorted({name for row in rows for name in (row.label, row.gold) if name is not None})
     number: Mapping[str | None, int | None] = {None: None, **{name: k for k, name in enumerate(names)}}
-    return {
+    rules = {rule: k for k, rule in enumerate(dict.fromkeys(row.forced_by for row in rows if row.forced_by))}
+    columns = {
         "names": names,
-        "longest": longest,
-        "id": [row.id for row in rows],
-        "text": [row.text[:longest] for row in rows],
         "label": [number[row.label] for row in rows],
         "gold": [number[row.gold] for row in rows],
         "confidence": [None if row.confidence is None else round(row.confidence, 4) for row in rows],
-        "forced": {k: row.forced_by for k, row in enumerate(rows) if row.forced_by},
+        "forced": {k: rules[row.forced_by] for k, row in enumerate(rows) if row.forced_by},
+    }
+    ids, texts = [row.id for row in rows], [row.text for row in rows]
+    left = max(TABLE_BYTES, LEAST_BYTES * len(rows)) - _size(columns)
+    id_length = _longest(ids, int(left * ID_PART))
+    shown_ids = [_without_middle(name, id_length) for name in ids]
+    length = _longest([*texts, *rules], left - _size(shown_ids))
+    return columns | {
+        "id": shown_ids,
+        "text": [_cut(text, length) for text in texts],
+        "rules": [_cut(rule, length) for rule in rules],
+        "cut": {
+            "text": length if any(len(text) > length for text in (*texts, *rules)) else None,
+            "id": id_length if any(len(name) > id_length for name in ids) else None,
+        },
     }
 
 
 def embedded(data: Any) -> Markup:
     """JSON that cannot end the element it stands in, whatever the data say."""
-    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return Markup(_escaped(data))  # noqa: S704 - nothing in it can open or close a tag
+
+
+_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+
+def _escaped(data: Any) -> str:
+    text = _JSON.encode(data)
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
-    return Markup(text)  # noqa: S704 - nothing in it can open or close a tag
+    return text
 
 
-def _longest_text(rows: Sequence[ReportRow]) -> int:
+def _longest(texts: Sequence[str], most_bytes: int) -> int:
+    """Characters (LONGEST_TEXT at most) that each text may have for all of them, cut so and embedded, to fit."""
     longest = LONGEST_TEXT
-    while longest > 20 and sum(len(row.text[:longest].encode("utf-8", "replace")) for row in rows) > TEXT_BYTES:
-        longest = longest * 3 // 4
+    while longest > 1 and (found := sum(_size(_cut(text, longest)) + 1 for text in texts)) > most_bytes:
+        longest = max(1, int(longest * min(0.9, most_bytes / found)))
     return longest
+
+
+def _size(data: Any) -> int:
+    """Bytes on the page."""
+    return len(_escaped(data).encode("utf-8"))
+
+
+def _cut(text: str, longest: int) -> str:
+    return text if len(text) <= longest else f"{text[: longest - 1]}…"
+
+
+def _without_middle(name: str, longest: int) -> str:
+    """Ids often differ at the end."""
+    half = longest // 2
+    return name if len(name) <= longest else f"{name[: longest - half - 1]}…{name[len(name) - half :]}"
+
+
+def _most_strained_first(report: Report) -> list[Strained]:
+    """Of each the members that a rule decided about come first."""
+    worst_first = sorted(report.strained, key=lambda part: part.forced + part.broken, reverse=True)
+    return [
+        replace(part, members=sorted(part.members, key=lambda k: report.rows[k].forced_by is None))
+        for part in worst_first[:EXTREMES]
+    ]
 
 
 def _extremes(rows: Sequence[ReportRow], *, most: bool) -> list[ReportRow]:
@@ -221,7 +293,7 @@ def _environment() -> Environment:
     environment = Environment(
         loader=DictLoader({"page.html": _asset("page.html")}), autoescape=True, undefined=StrictUndefined
     )
-    environment.filters |= {"percent": _percent, "count": _count}
+    environment.filters |= {"percent": _percent, "count": _count, "counted": _counted}
     return environment
 
 
@@ -231,3 +303,7 @@ def _percent(share: float | None) -> str:
 
 def _count(number: int | None) -> str:
     return "unknown" if number is None else f"{number:,}"
+
+
+def _counted(number: int, thing: str) -> str:
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from icm_api.core.audit import Audit, audit, choose
-from icm_api.data.answers import load_answers
+from icm_api.data.answers import load_answers, write_answers
 from icm_api.data.exports import csv_text
-from icm_api.data.writers import write_json, write_jsonl, write_text
+from icm_api.data.writers import write_json, write_text
 from icm_api.errors import ConfigError, DataError
 from icm_api.run.job import Job
 from icm_api.run.load import LoadedRun
@@ -33,12 +33,12 @@ def shown_text(job: Job, i: int) -> str:
 
 
 def examples_to_ask(loaded: LoadedRun, n: int, *, seed: int) -> list[int]:
-    """Examples for a person to judge (`icm_api.core.audit.choose`), of those that the run found a label for. Raises
-    DataError when there are none."""
-    asked = choose(_confidences(loaded), n, seed=seed)
-    if not asked:
+    """Examples for a person to judge (`icm_api.core.audit.choose`), of those that the run found a label for and no
+    earlier audit has an answer about; none when all are answered. Raises DataError when the run found no label."""
+    confidences = _confidences(loaded)
+    if all(confidence is None for confidence in confidences):
         raise DataError(f"{loaded.path}: the run has labelled no example, so there is nothing to ask about")
-    return asked
+    return choose(confidences, n, seed=seed, answered=kept_answers(loaded).keys())
 
 
 def write_sheet(path: Path, loaded: LoadedRun, asked: Sequence[int]) -> None:
@@ -79,11 +79,8 @@ def judge(loaded: LoadedRun, answers: Mapping[int, int], *, aim: float) -> Audit
     except ValueError:
         raise DataError("no example that the run labelled was answered, so nothing can be told") from None
     write_json(loaded.path / RESULT, as_json(loaded, found))
-    names = loaded.job.label_names
-    write_jsonl(
-        loaded.path / ANSWERS,
-        ({"id": loaded.job.examples[i].id, "label": names[label]} for i, label in sorted(answers.items())),
-    )
+    ids = [example.id for example in loaded.job.examples]
+    write_answers(loaded.path / ANSWERS, dict(sorted(answers.items())), ids, loaded.job.label_names)
     return found
 
 

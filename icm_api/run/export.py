@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +46,7 @@ class ExportOptions:
     """A name in `icm_api.data.exports.FORMATS`."""
     out: Path
     min_confidence: float | None = None
-    """Leave out labels below it, 0..1."""
+    """Leave out labels below it, 0..1; never one that a person gave, as it is the model's probability."""
     without_tension: bool = False
     """Leave out examples that rules tie to one whose label a rule forced, or to a rule that is broken."""
     validation: float | None = None
@@ -91,9 +93,9 @@ def export_run(run: LoadedRun, options: ExportOptions) -> ExportReport:
         raise DataError(f"{run.path}: nothing is left to export; left out: {_counted(left_out)}")
     parts = {name: export(options.format, shape, part) for name, part in _parts(run, items, options).items()}
     places = {name: _place(options.out, name) for name in parts}
-    _check_places(
-        run, options, [*places.values(), *(_beside(places[name]) for name in parts if parts[name].provenance)]
-    )
+    written = [*places.values(), *(_beside(places[name]) for name in parts if parts[name].provenance)]
+    _check_places(run, options, written)
+    _refuse_left_behind(options.out, written)
     made_safe = sum(_write(places[name], options.format, part) for name, part in parts.items())
     beside = [_beside(places[name]) for name, part in parts.items() if _write_provenance(places[name], part)]
     notices = tuple(_notices(run, options, shape))
@@ -101,7 +103,8 @@ def export_run(run: LoadedRun, options: ExportOptions) -> ExportReport:
     files = [*places.values(), *beside]
     if options.card:
         files.append(options.out.with_name(CARD))
-        write_text(files[-1], card_text(_facts(run, options, places, records, left_out, notices)))
+        pinned = sum(item.provenance["icm_pinned"] is True for item in items)
+        write_text(files[-1], card_text(_facts(run, options, places, records, left_out, notices, pinned)))
     return ExportReport(options.format, tuple(map(str, files)), records, len(items), left_out, made_safe, notices)
 
 
@@ -114,12 +117,12 @@ def shape_of(task: Task) -> Shape:
 
 def _chosen(run: LoadedRun, options: ExportOptions) -> tuple[list[int], dict[str, int]]:
     """Indices of the examples that stay, and how many do not, by the first reason against each."""
-    strained = tensions(run.job, run.rows, run.labels) if options.without_tension else frozenset()
+    strained = set(chain.from_iterable(tensions(run.job, run.rows, run.labels)) if options.without_tension else ())
     chosen, left_out = [], {"not labelled": 0, "confidence too low": 0, "tension with a rule": 0}
     for i, row in enumerate(run.rows):
         if row.label is None or row.confidence is None:
             left_out["not labelled"] += 1
-        elif options.min_confidence is not None and row.confidence < options.min_confidence:
+        elif _unsure(row, options.min_confidence):
             left_out["confidence too low"] += 1
         elif i in strained:
             left_out["tension with a rule"] += 1
@@ -128,12 +131,22 @@ def _chosen(run: LoadedRun, options: ExportOptions) -> tuple[list[int], dict[str
     return chosen, {reason: n for reason, n in left_out.items() if n}
 
 
-def tensions(job: Job, rows: Sequence[LabelRow], labels: Sequence[int | None]) -> frozenset[int]:
-    """Examples of components in which the model and the rules disagree: a label was forced, or a rule is broken."""
+def _unsure(row: LabelRow, least: float | None) -> bool:
+    return least is not None and not row.pinned and row.confidence is not None and row.confidence < least
+
+
+def tensions(job: Job, rows: Sequence[LabelRow], labels: Sequence[int | None]) -> list[tuple[int, ...]]:
+    """Components in which the model and the rules disagree: a label was forced, or a rule is broken. Ascending."""
     relations = job.problem.relations
     strained = {i for i, row in enumerate(rows) if row.forced_by is not None}
     strained |= {member for k in broken(relations, labels) for member in relations[k].members}
-    return frozenset(other for i in strained for other in job.problem.consistency.component(i))
+    found: list[tuple[int, ...]] = []
+    known: set[int] = set()
+    for i in sorted(strained):
+        if i not in known:
+            found.append(job.problem.consistency.component(i))
+            known.update(found[-1])
+    return found
 
 
 def _labelled(run: LoadedRun, i: int, shape: Shape, options: ExportOptions) -> Labelled:
@@ -162,6 +175,7 @@ def _provenance(run: LoadedRun, i: int, options: ExportOptions) -> Record:
         "id": row.id,
         "icm_confidence": row.confidence,
         "icm_score_kind": row.kind,
+        "icm_pinned": row.pinned,
         "icm_run": run.manifest.run_id,
         "icm_method": run.job.config.method,
         "icm_model": model_of(run),
@@ -258,7 +272,8 @@ def _check_options(run: LoadedRun, options: ExportOptions) -> None:
 def _check_places(run: LoadedRun, options: ExportOptions, places: Sequence[Path]) -> None:
     """What the run reads or keeps, and what is not ours, must not be written over."""
     config = run.job.config
-    inputs = [Path(name) for name in (config.data, config.relations, config.task, config.model, config.out) if name]
+    read = (config.data, config.relations, config.pin, config.task, config.model, config.out)
+    inputs = [Path(name) for name in read if name]
     taken = {path.resolve() for path in (*inputs, *(run.path / name for name in FILES))}
     for path in places:
         if path.resolve() in taken:
@@ -268,6 +283,19 @@ def _check_places(run: LoadedRun, options: ExportOptions, places: Sequence[Path]
     card = options.out.with_name(CARD)
     if options.card and card.exists() and MARK not in card.read_text(encoding="utf-8", errors="replace"):
         raise ConfigError(f"--card: {card} is there and is no card of this program; export into another folder")
+
+
+def _refuse_left_behind(out: Path, written: Sequence[Path]) -> None:
+    """Files of another export of this name, which this one does not replace, would be taken for parts of it: training
+    data that stand in an older validation file too, or the sources of other records. Nothing tells that they are ours,
+    so they are not removed."""
+    parts = [_place(out, part) for part in ("train", "validation")]
+    left = [path for path in (*parts, *map(_beside, parts)) if path not in written and os.path.lexists(path)]
+    if left:
+        raise ConfigError(
+            f"--out: {' and '.join(map(str, left))} would be taken for part of this export, and this one writes none: "
+            "remove what an earlier export left, or name another file"
+        )
 
 
 # --- words --------------------------------------------------------------------------------------------------------
@@ -291,6 +319,7 @@ def _facts(
     records: Mapping[str, int],
     left_out: Mapping[str, int],
     notices: Sequence[str],
+    pinned: int,
 ) -> CardFacts:
     return CardFacts(
         title=f"{run.job.task.name} labels of {Path(run.job.dataset.source).name}",
@@ -300,7 +329,16 @@ def _facts(
         left_out=left_out,
         warnings=[notice for notice in notices if not notice.startswith("labelling interface")],
         notes=_how_to_read(options, shape_of(run.job.task)),
+        pinned=pinned,
+        given=_given(run),
     )
+
+
+def _given(run: LoadedRun) -> str:
+    if run.job.config.method == GOLD_METHOD:
+        return "with gold labels"
+    pinned = sum(row.pinned for row in run.rows)
+    return f"with {pinned} labels that a person gave" if pinned else "without human labels"
 
 
 def _about(run: LoadedRun, options: ExportOptions) -> Iterator[tuple[str, str]]:
@@ -327,14 +365,14 @@ def _accuracy(summary: Mapping[str, Any]) -> str:
     low, high = summary["accuracy_low"], summary["accuracy_high"]
     return (
         f"{summary['accuracy']:.3f} ({low:.3f} to {high:.3f}, 95 %) against {summary['accuracy_n']} gold labels, over "
-        "all labels of the run"
+        "all labels that the run found"
     )
 
 
 def _filters(options: ExportOptions) -> str:
     chosen = []
     if options.min_confidence is not None:
-        chosen.append(f"confidence at least {options.min_confidence:g}")
+        chosen.append(f"confidence at least {options.min_confidence:g}, or given by a person")
     if options.without_tension:
         chosen.append("no tension with a rule")
     if options.validation is not None:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from pathlib import Path
 from typing import overload
 
 from icm_api.config import GOLD_METHOD, RunConfig
@@ -73,16 +74,21 @@ class Job:
     """Share of each label as the user gave it, in the task's order; they sum to 1. None: not given."""
     notices: tuple[str, ...]
     """What the user should know before the run."""
+    pins: Mapping[int, int] = field(default_factory=dict, repr=False)
+    """Labels that a person gave (`config.pin`), by example; `problem` has them as relations."""
 
     @property
     def label_names(self) -> tuple[str, ...]:
         return self.task.label_names
 
 
-def prepare(config: RunConfig, rows: Rows | None = None, rules: Rows | None = None) -> Job:
+def prepare(
+    config: RunConfig, rows: Rows | None = None, rules: Rows | None = None, *, kept_pins: Path | None = None
+) -> Job:
     """Read, check and derive everything that costs nothing. Raises ConfigError or DataError.
 
-    `rows` and `rules` take the place of the files `config.data` and `config.relations`.
+    `rows` and `rules` take the place of the files `config.data` and `config.relations`; `kept_pins`, a run's own copy,
+    that of what `config.pin` holds by now.
     """
     task = load_task(config.task, labels=config.labels)
     shares = None if config.class_prior is None else label_shares(config.class_prior, task.label_names)
@@ -99,9 +105,11 @@ def prepare(config: RunConfig, rows: Rows | None = None, rules: Rows | None = No
     examples = task.prepare(dataset.examples)
     dataset = replace(dataset, examples=examples)  # those as they were read need not be kept
     relations, notices = _relations(task, dataset, examples, config.relations if rules is None else rules)
-    problem = checked_problem(examples, (*relations, *_pins(config, task, dataset)), len(task.labels))
+    answers = _answers(config, task, dataset, kept_pins)
+    pinned = pins(answers, source=str(config.pin))
+    problem = checked_problem(examples, (*relations, *pinned), len(task.labels))
     _check_shares(shares, problem, task.label_names)
-    return Job(config, task, dataset, examples, Texts(task, examples), problem, shares, notices)
+    return Job(config, task, dataset, examples, Texts(task, examples), problem, shares, notices, answers)
 
 
 def label_shares(given: Mapping[str, float], names: Sequence[str]) -> tuple[float, ...]:
@@ -205,17 +213,18 @@ def _relations(
     return relations, tuple(notices)
 
 
-def _pins(config: RunConfig, task: Task, dataset: Dataset) -> tuple[Relation, ...]:
-    """The labels that a person gave, as rules. Raises DataError with all problems of their file."""
+def _answers(config: RunConfig, task: Task, dataset: Dataset, kept: Path | None) -> dict[int, int]:
+    """The labels that a person gave. Raises DataError with all problems of their file."""
     if config.pin is None:
-        return ()
+        return {}
     if str(config.pin) == "-":
         raise ConfigError("--pin: name a file")
+    source = kept or config.pin
     ids = {example.id: i for i, example in enumerate(dataset.examples)}
-    answers = load_answers(config.pin, ids, task.label_names, cut_ids=dataset.cut_ids)
+    answers = load_answers(source, ids, task.label_names, cut_ids=dataset.cut_ids)
     if not answers:
-        raise DataError(f"{config.pin}: no row has a label for an example of {dataset.source}")
-    return pins(answers, source=str(config.pin))
+        raise DataError(f"{source}: no row has a label for an example of {dataset.source}")
+    return answers
 
 
 def checked_problem(examples: Sequence[Example], relations: Sequence[Relation], n_labels: int) -> Problem:

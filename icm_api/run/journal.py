@@ -2,6 +2,7 @@
 
     manifest.json   what the run is: settings, hashes of its inputs, provider, price. Written once.
     inputs.jsonl    a digest of each example, prompt and relation, so that a change can be named.
+    pins.jsonl      with --pin: the labels that a person gave, read from here ever after, as their file may change.
     journal.jsonl   a line a step, only ever appended to. Who works on the run holds a lock on it.
     state.json      where the run stands and what it has spent: replaced whole, ahead of each request that is paid for.
     labels.jsonl    the labels so far; every few seconds, and at the end.
@@ -39,8 +40,8 @@ T = TypeVar("T")
 FORMAT: Literal[1] = 1
 """Raise it when a file of the folder changes its meaning: older runs are then refused, never misread."""
 MANIFEST, INPUTS, JOURNAL, STATE = "manifest.json", "inputs.jsonl", "journal.jsonl", "state.json"
-LABELS, SUMMARY, REPLIES = "labels.jsonl", "summary.json", "replies"
-FILES = (MANIFEST, INPUTS, JOURNAL, STATE, LABELS, SUMMARY)
+PINS, LABELS, SUMMARY, REPLIES = "pins.jsonl", "labels.jsonl", "summary.json", "replies"
+FILES = (MANIFEST, INPUTS, PINS, JOURNAL, STATE, LABELS, SUMMARY)
 
 ROUNDING = 1e-6
 """Relative. Another processor may round sums otherwise; what a step decides does not hang on so little."""
@@ -260,6 +261,12 @@ def read_state(path: Path) -> State:
     return _read(path / STATE, _STATE)
 
 
+def kept_pins(path: Path) -> Path | None:
+    """The run's own copy of the labels that a person gave. None: it has none, as it was begun without any, or by a
+    version that kept none."""
+    return path / PINS if (path / PINS).is_file() else None
+
+
 def is_locked(path: Path) -> bool:
     """Whether a process works on the run in the folder."""
     try:
@@ -279,7 +286,7 @@ def _refuse_older(path: Path) -> None:
     """What is not known to be a run's must not be written over. A run that was killed before it had begun has left a
     journal, and perhaps what is written next."""
     there = {name for name in (*FILES, REPLIES, "steps.jsonl") if (path / name).exists()}
-    unbegun = JOURNAL in there and there <= {JOURNAL, INPUTS, STATE, REPLIES}
+    unbegun = JOURNAL in there and there <= {JOURNAL, INPUTS, PINS, STATE, REPLIES}
     if there and MANIFEST not in there and not unbegun:
         raise ConfigError(f"--run-dir: {path} has a file {min(there)} that is not of a run; name another folder")
 
@@ -287,7 +294,7 @@ def _refuse_older(path: Path) -> None:
 def _remove(path: Path, *, whole: bool) -> None:
     """What a run that never began has left: nothing of this name was there before."""
     shutil.rmtree(path / REPLIES, ignore_errors=True)
-    for name in (JOURNAL, STATE, INPUTS):
+    for name in (JOURNAL, STATE, INPUTS, PINS):
         (path / name).unlink(missing_ok=True)
     if whole and not any(path.iterdir()):
         path.rmdir()

@@ -15,7 +15,7 @@ from icm_api.errors import DataError, JournalError
 from icm_api.run.compose import Say
 from icm_api.run.inputs import refuse_changed
 from icm_api.run.job import Job, prepare
-from icm_api.run.journal import INPUTS, JOURNAL, LABELS, Manifest, State, read_manifest
+from icm_api.run.journal import INPUTS, JOURNAL, LABELS, Manifest, State, kept_pins, read_manifest
 from icm_api.run.origin import refuse_foreign
 from icm_api.run.outcome import LabelRow
 from icm_api.run.resume import IN_MEMORY, read_run, settings
@@ -82,9 +82,9 @@ def load_run(
     if config.data == IN_MEMORY and rows is None:
         raise JournalError(f"{path}: the run was made with rows in memory; give them as a file with --data")
     try:
-        job = prepare(config, rows, rules)
+        job = prepare(config, rows, rules, kept_pins=kept_pins(path))
     except DataError as error:
-        error.add_note("if the data were moved, say where they are now with --data (relations: --relations)")
+        error.add_note("if the data were moved, say where they are now with --run-data (relations: --run-relations)")
         raise
     refuse_changed(path / INPUTS, info.manifest.hashes, job)
     labels = _read_labels(config.out or path / LABELS, job)

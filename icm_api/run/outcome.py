@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, overload
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from icm_api.client.meter import Snapshot
 from icm_api.config import GOLD_METHOD, RunConfig
-from icm_api.core.diagnose import Evidence, Verdict, against_gold, collapsed, diagnose, label_shares
+from icm_api.core.diagnose import Check, Evidence, Verdict, against_gold, collapsed, diagnose, label_shares
 from icm_api.core.labels import argmax_label
 from icm_api.core.problem import Problem
 from icm_api.core.relations import broken, is_broken, is_pin, pinned_labels
@@ -96,6 +96,9 @@ class Summary:
     against_gold: str | None
     """What gold says against the labels, in a sentence, when they agree with it no better than the commonest gold label
     for all would, beyond chance. It is no part of the verdict. None: nothing, or there is no gold."""
+    checks: tuple[Mapping[str, str], ...]
+    """All that the verdict rests on, always in the same order (`icm_api.core.diagnose.Check`): each with its `name`,
+    its `level` (`fine`, `doubtful`, `failed` or `not measured`) and the `figure` that was measured, or why none was."""
     signs: tuple[Mapping[str, str], ...]
     """Each with its `name`, `level` and `evidence`; the evidence is among the warnings too."""
     agreement: float | None
@@ -238,6 +241,7 @@ def summarise(
     low, high = wilson_interval(right, n) if n else (None, None)
     cut_short = about["stop_reason"] if _is_cut_short(found, about["stop_reason"], ended=ended) else None
     diagnosis = diagnose(_evidence(job, found, cut_short))
+    signs = _told(diagnosis.signs, "evidence")
     soft = [k for k in broken(job.problem.relations, found.labels) if job.problem.relations[k].price is not None]
     return Summary(
         method=job.config.method,
@@ -261,16 +265,21 @@ def summarise(
         share_ranges=dict(zip(names, found.share_ranges, strict=True)) if found.share_ranges else None,
         verdict=diagnosis.verdict,
         against_gold=_against_gold(job, judged, right, n),
-        signs=tuple(asdict(sign) for sign in diagnosis.signs),
+        checks=_told(diagnosis.checks, "figure"),
+        signs=signs,
         agreement=found.agreement,
         collapsed=collapsed(found.labels, len(names)),
         forced=len(finding.forced),
         asked_alone=found.asked_alone,
         score_kind=next((score.kind for score in found.scores if score is not None), None),
-        warnings=(*warnings, *_unsaid(found, cut_short), *(sign.evidence for sign in diagnosis.signs)),
+        warnings=(*warnings, *_unsaid(found, cut_short), *(sign["evidence"] for sign in signs)),
         **{name: getattr(snapshot, name) for name in COUNTS},
         **about,
     )
+
+
+def _told(checks: Iterable[Check], what: str) -> tuple[Mapping[str, str], ...]:
+    return tuple({name: getattr(check, name) for name in ("name", "level", what)} for check in checks)
 
 
 def _is_cut_short(found: Labelling, stop: str, *, ended: bool) -> bool:
@@ -310,7 +319,7 @@ def _evidence(job: Job, found: Labelling, cut_short: str | None) -> Evidence:
     return Evidence(
         labels=found.labels,
         label_names=job.label_names,
-        texts=job.texts,
+        examples=job.examples,
         scores=found.scores,
         information_nats=found.information_nats,
         agreement=found.agreement,

@@ -15,21 +15,24 @@ from typing import Any
 from pydantic import ValidationError
 
 from icm_api.config import ENV_PREFIX, RunConfig, in_words
+from icm_api.data.answers import load_answers
 from icm_api.data.readers import Rows
-from icm_api.errors import ConfigError, JournalError
+from icm_api.errors import ConfigError, DataError, JournalError
 from icm_api.run.compose import Say
 from icm_api.run.inputs import refuse_changed
 from icm_api.run.interrupt import Interrupt
-from icm_api.run.job import prepare
+from icm_api.run.job import Job, prepare
 from icm_api.run.journal import (
     INPUTS,
     MANIFEST,
+    PINS,
     STATE,
     SUMMARY,
     Manifest,
     State,
     existing_folder,
     is_locked,
+    kept_pins,
     read_manifest,
     read_state,
 )
@@ -73,8 +76,10 @@ async def resume(
         if config.data == IN_MEMORY and rows is None:
             raise JournalError(f"{path}: the run began with rows in memory; give them as a file with --data")
         place = Place.of(path, manifest.run_id, config)
-        job = prepare(config, rows, rules)
+        job = prepare(config, rows, rules, kept_pins=kept_pins(path))
         refuse_changed(path / INPUTS, manifest.hashes, job)
+        if say and _has_other_pins(job):
+            say(f"notice: {config.pin} has changed since the run began, which goes on with the labels of {path / PINS}")
         if say and not folder.journal.empty:
             say(f"going on after {folder.before.steps} steps; what was answered is not asked again")
         return await label_in(folder, manifest, job, place, environ, observe, say, interrupt or Interrupt())
@@ -230,6 +235,18 @@ def _refuse_other_settings(path: Path, config: RunConfig, environ: Mapping[str, 
             f"{path}: a run goes on with the settings it began with: {'; '.join(sorted(differences))}. Unset the "
             "variable, or label anew with `icm-api run`"
         )
+
+
+def _has_other_pins(job: Job) -> bool:
+    """Whether the file that the run's pins came from says otherwise by now. One that is gone says nothing."""
+    source = job.config.pin
+    if source is None or not source.exists():
+        return False
+    ids = {example.id: i for i, example in enumerate(job.examples)}
+    try:
+        return load_answers(source, ids, job.label_names, cut_ids=job.dataset.cut_ids) != job.pins
+    except DataError:
+        return True
 
 
 def _variable(name: str) -> str:

@@ -22,6 +22,7 @@ from icm_api.client.stack import Client
 from icm_api.client.wrapper import Wrapper
 from icm_api.config import RunConfig
 from icm_api.core.step import Step
+from icm_api.data.answers import write_answers
 from icm_api.data.readers import Rows
 from icm_api.data.writers import write_json, write_jsonl
 from icm_api.errors import BudgetError, CapabilityError, ConfigError, IcmError, JournalError, RequestError
@@ -36,6 +37,7 @@ from icm_api.run.journal import (
     FORMAT,
     INPUTS,
     LABELS,
+    PINS,
     REPLIES,
     SUMMARY,
     DivergedError,
@@ -127,7 +129,10 @@ class Place:
     def plan(cls, config: RunConfig) -> Place:
         """Where a run will write. Raises ConfigError when it cannot, before anything is spent; makes nothing yet."""
         run_id = f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
-        return cls.of(config.run_dir or Path("runs") / run_id, run_id, config)
+        path = config.run_dir or Path("runs") / run_id
+        if config.pin is not None and config.pin.absolute() == (path / PINS).absolute():
+            raise ConfigError(f"--pin: {config.pin} is where this run keeps its own copy; name another file or folder")
+        return cls.of(path, run_id, config)
 
     @classmethod
     def of(cls, path: Path, run_id: str, config: RunConfig) -> Place:
@@ -176,6 +181,7 @@ async def label_in(
         planned, tools = await estimate(outlook), build_search(job, provider, outlook.sizes, say)
         if manifest is None:
             write_inputs(place.path / INPUTS, job)
+            _write_pins(place.path / PINS, job)
             folder.begin(_manifest(job, place, provider, outlook, planned, environ, say))
         else:
             _refuse_other_provider(folder.path, manifest, provider)
@@ -185,6 +191,14 @@ async def label_in(
         keeper.client = client
         keeper.save()
         return await _Run(job, client, tools, place, planned, outlook.price, keeper, interrupt).finish(observe)
+
+
+def _write_pins(path: Path, job: Job) -> None:
+    """Those of a run that was begun here before, and made no step, go."""
+    if job.pins:
+        write_answers(path, job.pins, [example.id for example in job.examples], job.label_names)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _manifest(

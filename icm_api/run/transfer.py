@@ -54,11 +54,12 @@ def transfer_settings(loaded: LoadedRun, data: str, given: Mapping[str, Any]) ->
 
 
 def demonstrations(loaded: LoadedRun, most: int | None) -> list[int]:
-    """Examples of the run to show, as `choose_demonstrations` does. Raises DataError when the run labelled none."""
+    """Examples of the run to show, as `choose_demonstrations` does; labels that a person gave are the surest. Raises
+    DataError when the run labelled none."""
     config, names = loaded.job.config, loaded.job.label_names
     chosen = choose_demonstrations(
         loaded.labels,
-        [row.confidence for row in loaded.rows],
+        [1.0 if row.pinned else row.confidence for row in loaded.rows],  # a person is not unsure as the model may be
         n_labels=len(names),
         most=most or min(DEMONSTRATIONS, config.max_demonstrations or DEMONSTRATIONS),
         seed=config.seed,

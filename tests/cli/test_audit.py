@@ -121,8 +121,40 @@ def test_answers_of_earlier_audits_count_and_are_not_asked_for_again(icm, run, a
     first = Path("run/answers.jsonl").read_text().splitlines()
     at_terminal("1q")
     done = icm("audit", "run", "--n", "20", "--json")
-    assert ("1 of 18" in done.err, done.json["whole"]["answered"]) == (True, 3)
+    assert ("1 of 20" in done.err, done.json["whole"]["answered"]) == (True, 3)
     assert set(first) < set(Path("run/answers.jsonl").read_text().splitlines())
+
+
+def test_a_second_sheet_asks_about_others(icm, run):
+    icm("audit", "run", "--n", "20", "--csv", "first.csv")
+    first = {row["id"] for row in sheet("first.csv")}
+    answered = [row for row in sheet("first.csv") if row["id"] != sheet("first.csv")[0]["id"]]
+    icm("audit", "run", "--answers", fill(answered, lambda _: "positive"))
+    assert icm("audit", "run", "--n", "20", "--csv", "second.csv").code == 0
+    second = {row["id"] for row in sheet("second.csv")}
+    assert len(second) == 20
+    assert second.isdisjoint(row["id"] for row in answered)
+    assert len(second & first) <= 1, "only the one that was left out"
+
+
+def test_the_advice_to_answer_more_can_be_followed_at_the_terminal(icm, run, at_terminal):
+    at_terminal("12121212121s")
+    first = icm("audit", "run", "--n", "12")
+    assert "polarity: unclear; answer more" in first.out
+    at_terminal("1" * 12)
+    second = icm("audit", "run", "--n", "12", "--json")
+    assert ("12 of 12" in second.err, second.json["whole"]["answered"]) == (True, 23)
+
+
+def test_nobody_left_to_ask_is_said_and_the_figures_are_told_again(icm, run, at_terminal):
+    at_terminal("1" * 60)
+    before = icm("audit", "run", "--n", "60", "--json")
+    assert before.json["whole"]["answered"] == 60
+    for more in ((), ("--csv", "sheet.csv")):
+        again = icm("audit", "run", "--json", *more)
+        assert "every label of the run has a person's answer: none is left to ask about" in again.err
+        assert (again.code, again.json) == (0, before.json)
+    assert not Path("sheet.csv").exists()
 
 
 def test_an_answer_that_is_corrected_in_a_sheet_replaces_the_old_one(icm, write, run):

@@ -91,6 +91,33 @@ def test_runs_over_other_data_are_not_compared(icm, tmp_path):
     assert "not those of" in done.err
 
 
+def test_a_run_over_other_data_does_not_stand_beside_another(icm, tmp_path):
+    icm("run", rows(tmp_path / "one.jsonl"), *RUN, "--run-dir", "one", "--no-report")
+    icm("run", rows(tmp_path / "fewer.jsonl", n=22), *RUN, "--run-dir", "fewer", "--no-report")
+    icm("run", rows(tmp_path / "texts.jsonl", text="another"), *RUN, "--run-dir", "texts", "--no-report")
+    for other in ("fewer", "texts"):  # the latter has the same ids
+        done = icm("report", "one", "--beside", other)
+        assert (done.code, Path("one/report.html").exists()) == (2, False)
+        assert f"{other}: its examples are not those of " in done.err
+
+
+def test_a_page_shows_the_components_in_which_rules_strain_against_the_model(icm, tmp_path):
+    data = rows(tmp_path / "data.jsonl")
+    tied = [{"kind": "equivalent", "members": [f"r{i}", f"r{i + 1}"]} for i in (0, 1, 6)]
+    (tmp_path / "rules.jsonl").write_text("".join(json.dumps(rule) + "\n" for rule in tied), encoding="utf-8")
+    icm("run", data, *RUN, "--relations", "rules.jsonl", "--run-dir", "tied")
+    forced = {
+        row["id"] for row in map(json.loads, Path("tied/labels.jsonl").read_text().splitlines()) if row["forced_by"]
+    }
+    assert forced
+    page = Path("tied/report.html").read_text(encoding="utf-8")
+    section = page.partition("rules strain against the model</h2>")[2].partition("</section>")[0]
+    assert section.count("(forced)") == len(forced)
+    assert ("3 examples, 2 rules" in section) == bool(forced & {"r0", "r1", "r2"})
+    icm("run", data, *RUN, "--run-dir", "free")
+    assert "strain against the model" not in Path("free/report.html").read_text(encoding="utf-8")
+
+
 def test_a_verdict_can_fail_a_script_and_the_labels_are_there(icm, tmp_path):
     data = rows(tmp_path / "data.jsonl")
     same = ("--provider-option", "bias=30", "--method", "zero-shot")  # one label for all

@@ -178,20 +178,25 @@ def test_a_dry_run_sends_nothing_and_needs_no_key(icm, run, provider, host, monk
 def test_without_a_yes_nothing_is_sent(icm, run, provider, host, answers):
     answers("n")
     done = icm(*arguments(run, provider, host))
-    assert (done.code, host.asked) == (1, [])
+    assert (done.code, host.asked) == (3, [])
     assert "nothing was sent" in done.err
 
 
 def test_nobody_there_to_answer_is_a_no(icm, run, provider, host, answers):
     done = icm(*arguments(run, provider, host))
-    assert (done.code, host.asked) == (1, [])
+    assert (done.code, host.asked) == (3, [])
     assert "--yes answers" in done.err
+
+
+def test_the_help_lists_the_exit_code_of_a_no(icm):
+    assert "3 stopped at a limit or by your no" in " ".join(icm("--help").out.split())
+    assert "a no ends with exit code 3" in " ".join(icm("tune", "--help").out.split())
 
 
 def test_a_price_that_is_refused_launches_nothing_and_may_be_accepted_later(icm, run, together, answers):
     answers("y", "n")
     done = icm(*arguments(run, "together", together))
-    assert done.code == 1
+    assert done.code == 3
     assert "The host estimates $1.25 for 4321 tokens" in done.err
     assert "no job was launched" in done.err
     assert together.jobs == []
@@ -209,7 +214,7 @@ def _stored(host: TuningServer) -> set[str]:
 def test_a_host_without_a_price_is_said_to_have_none(icm, run, openai, answers):
     answers("y", "n")
     done = icm(*arguments(run, "openai", openai))
-    assert (done.code, "The host tells no price beforehand" in done.err) == (1, True)
+    assert (done.code, "The host tells no price beforehand" in done.err) == (3, True)
     assert openai.jobs == []
 
 

@@ -81,6 +81,48 @@ def test_the_interval_holds_the_truth_about_as_often_as_it_says(overconfident):
     assert np.mean(held) > 0.92
 
 
+def test_a_second_sample_is_of_the_rest_and_evens_out_the_first():
+    _, confidences, _ = population(400)
+    first = choose(confidences, 30, seed=0)
+    second = choose(confidences, 30, seed=0, answered=first)
+    assert len(second) == len(set(second) - set(first)) == 30
+    assert {*first, *second} == set(choose(confidences, 60, seed=0))
+    surest = [part[-15:] for part in strata_of(confidences)][-1]
+    more = choose(confidences, 40, seed=0, answered=surest)
+    assert not set(more) & set(strata_of(confidences)[-1]), "it has more answers than its share already"
+    assert choose(confidences, 30, seed=0, answered=range(390)) != []
+    assert choose(confidences, 30, seed=0, answered=range(400)) == []
+
+
+@pytest.mark.parametrize("same_seed", [True, False])
+def test_a_second_sample_leaves_every_example_of_a_stratum_as_likely_as_another(same_seed):
+    confidences = [0.6] * 12
+    counts = np.zeros((12, 12))
+    for seed in range(3000):
+        first = choose(confidences, 4, seed=seed)[:3]  # one was skipped
+        both = {*first, *choose(confidences, 3, seed=seed if same_seed else seed + 1, answered=first)}
+        for pair in itertools.permutations(both, 2):
+            counts[pair] += 1
+    pairs = counts[~np.eye(12, dtype=bool)] / 3000
+    assert pairs.mean() == pytest.approx(6 / 12 * 5 / 11)
+    assert np.abs(pairs - pairs.mean()).max() < 4.5 * np.sqrt(0.23 * 0.77 / 3000), "each pair is as likely"
+
+
+@pytest.mark.parametrize("overconfident", [0.0, 0.1, 0.25])
+def test_a_second_sample_leaves_accuracy_and_interval_what_they_say(overconfident):
+    labels, confidences, truth = population(400, overconfident=overconfident)
+    true = np.mean(np.array(labels) == truth)
+    found, held = [], []
+    for seed in range(200):
+        first = choose(confidences, 20, seed=seed)[:15]
+        both = {*first, *choose(confidences, 25, seed=seed, answered=first)}
+        whole = audit(labels, confidences, answered(both, truth), n_labels=2).whole
+        found.append(whole.accuracy)
+        held.append(whole.low <= true <= whole.high)
+    assert np.mean(found) == pytest.approx(true, abs=0.015)
+    assert np.mean(held) > 0.92
+
+
 def test_asking_about_everything_leaves_nothing_to_guess():
     labels, confidences, truth = population(40)
     asked = choose(confidences, 40, seed=0)

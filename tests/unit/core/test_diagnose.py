@@ -1,18 +1,31 @@
 """Signs, without gold, that a labelling is wrong."""
 
 import math
+from typing import get_args
 
 import numpy as np
 import pytest
 
-from icm_api.core.diagnose import Evidence, against_gold, collapsed, diagnose, information_share, label_shares
-from icm_api.types import LabelScore
+from icm_api.core.diagnose import (
+    Evidence,
+    SignName,
+    against_gold,
+    collapsed,
+    diagnose,
+    information_share,
+    label_shares,
+)
+from icm_api.types import Example, LabelScore
 
 NAMES = ("no", "yes")
 
 
 def score(p=0.9, mass=0.8, kind="logprob"):
     return LabelScore((math.log(1 - p), math.log(p)), mass, (False, False), kind)
+
+
+def single(texts):
+    return [Example(str(i), {"text": text}) for i, text in enumerate(texts)]
 
 
 def evidence(**changes):
@@ -22,7 +35,7 @@ def evidence(**changes):
     sound = {
         "labels": labels,
         "label_names": NAMES,
-        "texts": [" ".join(words.choice(["red", "blue", "green", "grey", "pink"], size=5)) for _ in range(n)],
+        "examples": single(" ".join(words.choice(["red", "blue", "green", "grey", "pink"], size=5)) for _ in range(n)),
         "scores": [score()] * n,
         "information_nats": 0.4,
         "agreement": 0.95,
@@ -33,6 +46,12 @@ def evidence(**changes):
 
 def names(diagnosis):
     return [sign.name for sign in diagnosis.signs]
+
+
+def check(name, diagnosis):
+    """(level, figure)"""
+    ((level, figure),) = [(check.level, check.figure) for check in diagnosis.checks if check.name == name]
+    return level, figure
 
 
 def test_a_labelling_without_signs_is_healthy():
@@ -79,8 +98,9 @@ def test_a_handful_of_examples_is_too_few_to_look_turned_round():
 
 def test_a_surface_feature_that_tells_the_labels_is_named():
     sound = evidence()
-    texts = [f"{text} not" if label else text for text, label in zip(sound.texts, sound.labels, strict=True)]
-    found = diagnose(evidence(texts=texts))
+    texts = [each.fields["text"] for each in sound.examples]
+    texts = [f"{text} not" if label else text for text, label in zip(texts, sound.labels, strict=True)]
+    found = diagnose(evidence(examples=single(texts)))
     assert names(found) == ["surface"]
     assert "'not'" in found.signs[0].evidence
 
@@ -153,3 +173,91 @@ def test_scores_that_fit_any_shares_are_a_sign_and_say_which_share_was_taken():
     assert (untold.verdict, names(untold)) == ("doubtful", ["shares"])
     assert "'yes' as far apart as 3% and 97% would fit, and 50% got it" in untold.signs[0].evidence
     assert "--class-prior" in untold.signs[0].evidence
+
+
+def test_every_check_is_listed_in_the_same_order_whatever_was_found():
+    order = list(get_args(SignName))
+    for found in (evidence(), evidence(labels=[1] * 60), evidence(labels=[None] * 60, scores=[None] * 60)):
+        assert [check.name for check in diagnose(found).checks] == order
+
+
+@pytest.mark.parametrize(
+    ("name", "figure"),
+    [
+        ("collapse", "50% of the labels are 'no', the commonest one (less than 95% is fine)"),
+        ("no concept", "the texts tell 50.4% of what there is to tell about the labels (10% or more is fine)"),
+        ("instability", "restarts agree on 95% of the labels (75% or more is fine)"),
+        ("polarity", "the label words by themselves support 100% of 60 labels (40% or more is fine)"),
+        ("thin mass", "the labels hold 80% of the model's probability, in the median (5% or more is fine)"),
+        ("shares", "shares of 'yes' from 40% to 60.5% would fit the scores (less than 50 points apart is fine)"),
+        ("unfinished", "nothing stopped the run before its end"),
+    ],
+)
+def test_what_is_fine_says_what_was_measured_and_the_limit(name, figure):
+    found = diagnose(evidence(share_ranges=((0.4, 0.6), (0.4, 0.605))))
+    assert check(name, found) == ("fine", figure)
+
+
+def test_the_most_telling_trait_is_named_also_where_it_is_fine():
+    level, figure = check("surface", diagnose(evidence()))
+    assert level == "fine"
+    assert figure.startswith("the most telling trait, ")
+    assert figure.endswith("% of these labels (less than 95% is fine)")
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "reason"),
+    [
+        ("collapse", {"labels": [None] * 60}, "too few examples have a label"),
+        ("no concept", {"information_nats": None}, "no example has both a label and a score"),
+        ("instability", {"agreement": None}, "there are no two restarts to compare (only method sweep makes them)"),
+        ("polarity", {"own_meaning": None}, "no examples were asked alone first (only method sweep does so)"),
+        (
+            "polarity",
+            {"own_meaning": [0] * 3 + [None] * 57},
+            "too few labelled examples were asked alone (3; it takes 8)",
+        ),
+        ("polarity", {"label_names": ("no", "yes", "maybe")}, "more than two labels have no single opposite"),
+        ("surface", {"labels": [0, 1] * 7 + [None] * 46}, "fewer than two labels occur 8 times or more"),
+        ("thin mass", {"scores": [score(kind="sampled")] * 60}, "no label was scored by the probabilities of tokens"),
+        (
+            "shares",
+            {"share_ranges": None},
+            "shares were known, or not read off the scores (only method sweep reads them)",
+        ),
+    ],
+)
+def test_what_was_not_measured_says_why_and_is_neither_fine_nor_a_sign(name, changes, reason):
+    found = diagnose(evidence(**changes))
+    assert check(name, found) == ("not measured", reason)
+    assert name not in names(found)
+
+
+def test_under_a_collapse_only_the_end_of_the_run_is_judged_besides():
+    found = diagnose(evidence(labels=[1] * 60, cut_short="max_requests"))
+    levels = {check.name: check.level for check in found.checks}
+    assert levels.pop("collapse") == "failed"
+    assert levels.pop("unfinished") == "doubtful"
+    assert set(levels.values()) == {"not measured"}
+    assert check("polarity", found)[1] == "one label for all explains all that the labels show"
+
+
+def test_a_sign_is_a_check_with_its_level_its_figure_and_evidence():
+    found = diagnose(evidence(agreement=0.6))
+    assert check("instability", found) == ("doubtful", "restarts agree on 60% of the labels (75% or more is fine)")
+    assert [(sign.level, sign.evidence is None) for sign in found.signs] == [("doubtful", False)]
+
+
+def test_a_figure_below_its_limit_does_not_look_as_if_it_reached_it():
+    assert "agree on 74.9% of" in check("instability", diagnose(evidence(agreement=0.7499)))[1]
+
+
+def test_a_trait_that_tells_one_of_three_labels_names_the_label():
+    marks, labels = ("sport", "food", "spam"), [0, 1, 2] * 20
+    texts = [
+        f"{each.fields['text']} {'buy' if label == 2 else 'the'}"
+        for each, label in zip(evidence().examples, labels, strict=True)
+    ]
+    found = diagnose(evidence(labels=labels, label_names=marks, own_meaning=None, examples=single(texts)))
+    assert names(found) == ["surface"]
+    assert "tells 100% of 'spam' from the other labels: is 'spam' about that" in found.signs[0].evidence

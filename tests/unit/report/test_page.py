@@ -6,7 +6,7 @@ import re
 import pytest
 
 from icm_api.report.course import course_of
-from icm_api.report.page import TEXT_BYTES, ReportRow, charts, embedded, reliability_bins, render, table_data
+from icm_api.report.page import ReportRow, Strained, charts, embedded, reliability_bins, render, table_data
 from tests.unit.report.conftest import HOSTILE, journal, rows, summary
 
 
@@ -47,14 +47,51 @@ def test_embedded_data_read_back_as_they_were_and_close_nothing(text):
     assert not set("<>&\u2028") & set(str(found))
 
 
-def test_ten_thousand_long_texts_stay_under_two_megabytes(make_report):
-    many = [ReportRow(f"r{i}", "Ünïcödé wörds " * 40, "positive", 0.5, "negative") for i in range(10_000)]
-    assert len(render(make_report(rows=many, journal=())).encode()) < 2_000_000
+UUID = "0f8fad5b-d9cb-469f-a165-{:012}".format
 
 
-def test_short_texts_are_not_cut():
-    assert table_data(rows())["text"] == [row.text for row in rows()]
-    assert TEXT_BYTES < 2_000_000
+@pytest.mark.parametrize(
+    ("name", "text", "rule"),
+    [
+        ("r{}", "Ünïcödé wörds " * 40, None),
+        ("r{}", "<>&\u2028" * 200, None),
+        (UUID("{}"), "<p>&amp;<b></b></p>" * 3, f"asymmetric({UUID(1)}, {UUID(2)}) from pairs.jsonl, line {{}}"),
+        ("<" * 300 + "{}", "\x00" * 300, "<" * 3_000 + "{}"),
+    ],
+    ids=["words", "markup", "long ids and rules", "all at once"],
+)
+def test_ten_thousand_examples_stay_under_two_megabytes_and_what_is_cut_is_said(make_report, name, text, rule):
+    many = [
+        ReportRow(name.format(i), text, "positive", 0.5, "negative", rule and rule.format(i)) for i in range(10_000)
+    ]
+    page = render(make_report(rows=many, journal=()))
+    assert 1_400_000 < len(page.encode()) < 2_000_000
+    assert re.search(r"the table holds the first \d+ characters of each text and rule", page)
+
+
+def test_what_is_short_is_not_cut_and_nothing_is_said_of_it(make_report):
+    table = table_data(rows())
+    assert table["text"] == [row.text for row in rows()]
+    assert table["cut"] == {"text": None, "id": None}
+    assert "To keep the page small" not in render(make_report())
+
+
+def test_a_long_text_is_cut_at_its_end_and_a_long_id_in_its_middle():
+    (text,), (name,) = (table_data([ReportRow("a" * 3_000 + "z", "b" * 3_000, None, None)])[k] for k in ("text", "id"))
+    assert (len(text), text[-2:]) == (2_000, "b…")
+    assert (len(name), name[0], name[-1], "…" in name) == (2_000, "a", "z", True)
+
+
+def test_ids_of_usual_length_stay_whole_when_texts_are_cut():
+    many = [ReportRow(UUID(i), "<" * 500, None, None) for i in range(10_000)]
+    table = table_data(many)
+    assert (table["id"], table["cut"]["id"]) == ([row.id for row in many], None)
+
+
+def test_a_rule_that_decides_many_labels_is_sent_once():
+    table = table_data([ReportRow(f"r{i}", "text", "yes", 0.5, forced_by=f"rule {i % 2}") for i in range(4)])
+    assert table["rules"] == ["rule 0", "rule 1"]
+    assert table["forced"] == {0: 0, 1: 1, 2: 0, 3: 1}
 
 
 def test_bins_count_only_examples_with_gold():
@@ -127,8 +164,9 @@ def test_the_shares_that_would_fit_the_scores_stand_beside_those_given_where_the
     assert "would fit the scores" not in render(make_report())
     ranges = {"negative": (0.03, 0.5), "positive": (0.5, 0.97)}
     page = render(make_report(summary=summary(share_ranges=ranges)))
-    assert "<td>3.0% to 50.0% would fit the scores</td>" in page
-    assert "<td>50.0% to 97.0% would fit the scores</td>" in page
+    assert "<th>would fit the scores</th>" in page
+    assert "<td>3.0% to 50.0%</td>" in page
+    assert "<td>50.0% to 97.0%</td>" in page
 
 
 def test_what_gold_says_stands_under_the_verdict(make_report):
@@ -173,3 +211,56 @@ def test_changes_of_a_search_by_steps_are_summed():
     lines = [{"step": k, "changed": ["r1"] * (k % 2), "labels": ["yes"] * (k % 2)} for k in range(5)]
     (line,) = course_of(lines, {}).charts["changes so far"]
     assert line.points == [(0, 0), (1, 1), (2, 1), (3, 2), (4, 2)]
+
+
+def test_strained_components_are_shown_the_most_strained_first(make_report):
+    calm = Strained([0, 2], ["equivalent(r1, r3)"], forced=0, broken=1)
+    tense = Strained([0, 1], ["asymmetric(r1, r2)", "implies(r1, r2)"], forced=1, broken=1)
+    section = render(make_report(strained=[calm, tense])).partition("rules strain against the model</h2>")[2]
+    assert section.index("2 examples, 2 rules") < section.index("2 examples, 1 rule<")
+    assert "1 label forced, 1 rule broken" in section
+    assert "asymmetric(r1, r2); implies(r1, r2)<" in section
+    assert section.index('data-go="1">r2</button> negative (forced)') < section.index(
+        'data-go="0">r1</button> positive'
+    )
+    assert "most strained of" not in section
+    assert "strain against" not in render(make_report())
+
+
+def test_only_the_first_of_many_strained_components_members_and_rules_are_named(make_report):
+    many = [ReportRow(f"r{i}", "text", "yes", 0.5) for i in range(10)]
+    part = Strained(range(10), [f"rule {k}" for k in range(9)], forced=1, broken=0)
+    page = render(make_report(rows=many, strained=[part] * 20))
+    assert "The 8 most strained of 20 groups" in page
+    assert page.count('data-go="5"') == 8
+    assert 'data-go="6"' not in page
+    assert " and 4 more</span>" in page
+    assert "rule 5; and 3 more</span>" in page
+
+
+def test_what_was_checked_is_a_table_where_the_run_says_it(make_report):
+    checks = [
+        {"name": "collapse", "level": "fine", "figure": "48.4% have the commonest label"},
+        {"name": "restarts", "level": "not measured", "figure": "a single <restart>"},
+    ]
+    page = render(make_report(summary=summary(checks=checks)))
+    section = page.partition("<h2>What was checked</h2>")[2].partition("</section>")[0]
+    assert '<th scope="row">collapse</th><td class="fine">fine</td><td>48.4% have the commonest label</td>' in section
+    assert '<td class="not-measured">not measured</td><td>a single &lt;restart&gt;</td>' in section
+    for older in ({}, {"checks": None}, {"checks": ()}):
+        assert "What was checked" not in render(make_report(summary=summary(**older)))
+
+
+def test_how_far_confidences_are_off_stands_with_the_accuracy_where_it_is_known(make_report):
+    assert "20.0% to 94.0%); confidences are off by 7.1%" in render(
+        make_report(summary=summary(calibration_error=0.071))
+    )
+    for unknown in ({}, {"calibration_error": None}):
+        assert "confidences are off" not in render(make_report(summary=summary(**unknown)))
+
+
+def test_the_share_of_cached_prompt_tokens_is_told(make_report):
+    page = render(make_report(summary=summary(prompt_tokens=2_000, cached_tokens=1_500)))
+    assert "1,500 of them (75.0%) cached by the host" in page
+    for unknown in ({"cached_tokens": None}, {"prompt_tokens": None, "cached_tokens": None}, {"cached_tokens": 0}):
+        assert "cached by the host" not in render(make_report(summary=summary(**unknown)))

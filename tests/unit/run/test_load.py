@@ -56,7 +56,7 @@ def test_moved_data_are_found_where_they_are_now(run):
     Path("data.jsonl").rename("elsewhere.jsonl")
     with pytest.raises(DataError, match="no such file") as error:
         load_run(run, os.environ)
-    assert "--data" in error.value.__notes__[0]
+    assert "--run-data (relations: --run-relations)" in error.value.__notes__[0]
     assert len(load_run(run, os.environ, data="elsewhere.jsonl").rows) == 12
 
 

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any, get_args
 
 import pytest
 
+from icm_api.client.meter import NOTHING
 from icm_api.config import RunConfig, load_config
+from icm_api.core.diagnose import SignName
 from icm_api.core.problem import Problem
 from icm_api.core.step import Labelling
-from icm_api.run.outcome import Finding, accuracy, calibration_error, final_finding
+from icm_api.run.job import prepare
+from icm_api.run.outcome import Finding, Summary, accuracy, calibration_error, final_finding, summarise
 from icm_api.types import LabelScore, Relation
 
 CONFIG = load_config(RunConfig, {"data": "d", "task": "claims"}, {})
@@ -23,6 +28,56 @@ def ended(*labelled: tuple[int | None, float], rules: tuple[Relation, ...] = ())
     problem = Problem.build(2, [None] * len(labelled), rules)
     found = Labelling.of(problem, [label for label, _ in labelled], [score(p) for _, p in labelled])
     return final_finding(problem, found, CONFIG)
+
+
+def summary(rows: Sequence[dict[str, Any]], found_labels: Sequence[int], **settings: Any) -> Summary:
+    """Of a run that found these labels."""
+    config = load_config(RunConfig, {"data": "<rows>", **settings}, {})
+    job = prepare(config, rows)
+    found = Labelling.of(job.problem, found_labels, [score(0.9 if label else 0.1) for label in found_labels])
+    words = dict.fromkeys(("run_id", "out", "provider", "model", "planned_kind", "stop_reason"), "x")
+    counts = dict.fromkeys(
+        ("requests_saved", "planned_requests", "planned_prompt_tokens", "wall_s", "bounded_scores", "capped_contexts"),
+        0,
+    )
+    prices = dict.fromkeys(("price_source", "planned_cost_usd", "cost_usd"))
+    return summarise(job, final_finding(job.problem, found, config), NOTHING, about=words | counts | prices)
+
+
+def comparisons() -> tuple[list[dict[str, Any]], list[int]]:
+    """Answers of many lengths to one question, in both orders, and whether the first is the longer one."""
+    sizes = [(5 + 7 * i % 31, 5 + 11 * i % 37) for i in range(1, 25)]
+    sizes = [pair for a, b in sizes if a != b for pair in ((a, b), (b, a))]
+    rows = [
+        {"id": str(i), "prompt": f"Which of {i // 2}?", "response_a": "so " * a, "response_b": "so " * b}
+        for i, (a, b) in enumerate(sizes)
+    ]
+    return rows, [int(a > b) for a, b in sizes]
+
+
+def test_a_comparison_that_the_longer_answer_always_wins_is_doubtful():
+    rows, labels = comparisons()
+    found = summary(rows, labels, task="preference")
+    assert [sign["name"] for sign in found.signs] == ["surface"]
+    assert "between 'response_a' and 'response_b' alone tells 100%" in found.signs[0]["evidence"]
+    assert found.signs[0]["evidence"] in found.warnings
+
+
+@pytest.mark.parametrize(("text", "place"), [("not it is here", "first"), ("it is here not", "last")])
+def test_how_an_example_itself_begins_and_ends_is_measured_not_how_its_prompt_does(text, place):
+    found_labels = [i % 7 % 2 for i in range(60)]
+    rows = [{"id": str(i), "text": text if label else "it is not here"} for i, label in enumerate(found_labels)]
+    (sign,) = summary(rows, found_labels, task="classify", labels=["no", "yes"]).signs
+    assert sign["evidence"].startswith(f"the {place} word ")
+
+
+def test_a_summary_lists_every_check_also_those_that_were_not_measured():
+    rows, labels = comparisons()
+    found = summary(rows, labels, task="preference", method="zero-shot").as_json()["checks"]
+    assert [check["name"] for check in found] == list(get_args(SignName))
+    assert all(set(check) == {"name", "level", "figure"} for check in found)
+    levels = {check["name"]: check["level"] for check in found}
+    assert {name for name, level in levels.items() if level == "not measured"} == {"instability", "polarity", "shares"}
 
 
 def test_a_label_that_a_rule_changed_names_the_rule():
