@@ -51,8 +51,8 @@ def label(
 
     Shown are examples of RUN with its labels, evenly many of each, drawn from the surer half of each label: a plain
     choice, not one that measurements favour. Labels that a person gave are the surest. None is shown where RUN found
-    that its examples are better asked alone (asked_alone in its summary.json). Provider, model and limits are those of RUN unless given; what the run
-    spent does not count towards the limits.
+    that its examples are better asked alone (asked_alone in its summary.json). Provider, model and limits are those of
+    RUN unless given; what the run spent does not count towards the limits.
     """
     from icm_api.run.label_new import label_new
 

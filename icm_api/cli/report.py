@@ -70,8 +70,8 @@ def compare(
 ) -> None:
     """Compare runs over the same data.
 
-    Shows accuracy and cost, and where their labels differ. The first is the yardstick. Data that were moved are the same file
-    for all runs, and so are relations for those that have some.
+    Shows accuracy and cost, and where their labels differ. The first is the yardstick. Data that were moved are the
+    same file for all runs, and so are relations for those that have some.
     """
     from icm_api.core.agreement import agreement
 

@@ -11,8 +11,8 @@ MARK = "<!-- dataset card by icm-api -->"
 LIMITS = (
     "{checked} They are those a language model finds most coherent with one another; a model can be coherent and "
     "wrong, and its mistakes and biases are in them.",
-    "`icm_confidence` is the model's own probability of a label, whoever gave it. Unless the accuracy above was measured, nothing says "
-    "how often a label of that confidence is right.",
+    "`icm_confidence` is the model's own probability of a label, whoever gave it. Unless the accuracy above was "
+    "measured, nothing says how often a label of that confidence is right.",
     "What the model's makers allow to be trained on its output, and the licence of the texts, are not checked here.",
 )
 

@@ -348,7 +348,7 @@ def _about(run: LoadedRun, options: ExportOptions) -> Iterator[tuple[str, str]]:
     yield "method", f"{config.method}, seed {config.seed}"
     yield "model", f"{model_of(run)} at {config.provider}"
     yield "run", f"{run.manifest.run_id}, begun {run.manifest.begun}, icm-api {run.manifest.version}, {run.status}"
-    yield "filters", _filters(options)
+    yield "filters", _filters(run, options)
     if summary is None:
         yield "accuracy", "not known: the run was cut short before it wrote a summary"
         return
@@ -369,10 +369,11 @@ def _accuracy(summary: Mapping[str, Any]) -> str:
     )
 
 
-def _filters(options: ExportOptions) -> str:
+def _filters(run: LoadedRun, options: ExportOptions) -> str:
     chosen = []
     if options.min_confidence is not None:
-        chosen.append(f"confidence at least {options.min_confidence:g}, or given by a person")
+        pinned = " or given by a person" if any(row.pinned for row in run.rows) else ""
+        chosen.append(f"confidence at least {options.min_confidence:g}{pinned}")
     if options.without_tension:
         chosen.append("no tension with a rule")
     if options.validation is not None:

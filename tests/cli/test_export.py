@@ -229,6 +229,29 @@ def test_only_a_card_is_replaced_by_a_card(icm, run):
     assert "is no card of this program" in done.err
 
 
+# --- what an earlier export left ----------------------------------------------------------------------------------
+
+
+def test_an_older_validation_file_never_stays_beside_training_data_that_hold_its_rows(icm, run):
+    arguments = ("export", run, "--format", "chat", "--out", "a.jsonl")
+    assert icm(*arguments, "--validation", "0.25").code == 0
+    before = {path.name: path.read_bytes() for path in Path().glob("a.*")}
+    assert len(before) == 4
+    done = icm(*arguments)
+    assert (done.code, "a.validation.jsonl and a.validation.provenance.jsonl would be taken" in done.err) == (2, True)
+    assert {path.name: path.read_bytes() for path in Path().glob("a.*")} == before
+    assert icm(*arguments, "--validation", "0.5").code == 0
+    for path in Path().glob("a.validation.*"):
+        path.unlink()
+    assert icm(*arguments).code == 0
+
+
+def test_older_sources_never_stay_beside_other_records(icm, run):
+    assert icm("export", run, "--format", "chat", "--out", "a.jsonl").code == 0
+    done = icm("export", run, "--format", "jsonl", "--out", "a.jsonl")
+    assert (done.code, "a.provenance.jsonl would be taken for part of this export" in done.err) == (2, True)
+
+
 # --- what is refused ----------------------------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -93,12 +94,82 @@ def test_a_pin_decides_the_labels_that_rules_tie_to_it(icm, reviews, pinned, wri
     assert {rows()[other]["label"] for other in (name, "r7", "r8")} == {pinned[name]}
 
 
-def test_changed_pins_are_noticed_when_the_run_goes_on(icm, reviews, pinned, write):
+def test_a_run_goes_on_with_the_pins_that_it_began_with_and_says_that_their_file_has_changed(
+    icm, reviews, pinned, write
+):
     arguments = ("--method", "anneal", "--pin", "pins.csv", "--run-dir", "run")
     assert icm("run", reviews, *SETTINGS, *arguments, "--max-requests", "10").code == 3
     write("pins.csv", "id,label\nr3,positive\n")
-    done = icm("resume", "run")
+    done = icm("resume", "run", "--max-requests", "500")
+    assert done.code == 0
+    assert "notice: pins.csv has changed since the run began" in done.err
+    assert {name: row["label"] for name, row in rows().items() if row["pinned"]} == pinned
+
+
+def test_a_run_that_goes_on_with_unchanged_pins_says_nothing_of_them(icm, reviews, pinned):
+    arguments = ("--method", "anneal", "--pin", "pins.csv", "--run-dir", "run")
+    assert icm("run", reviews, *SETTINGS, *arguments, "--max-requests", "10").code == 3
+    done = icm("resume", "run", "--max-requests", "500")
+    assert (done.code, "pins.csv" in done.err) == (0, False)
+
+
+def test_a_copy_of_the_pins_that_was_changed_is_noticed(icm, reviews, pinned, write):
+    assert icm("run", reviews, *SETTINGS, "--pin", "pins.csv", "--run-dir", "run").code == 0
+    kept = Path("run/pins.jsonl").read_text()
+    assert [json.loads(line) for line in kept.splitlines()] == [
+        {"id": name, "label": label} for name, label in pinned.items()
+    ]
+    write("run/pins.jsonl", '{"id": "r3", "label": "positive"}\n')
+    done = icm("export", "run", "--format", "jsonl", "--out", "a.jsonl")
     assert (done.code, "relations changed since the run began" in done.err) == (2, True)
+
+
+def test_a_run_that_has_no_copy_of_its_pins_reads_their_file(icm, reviews, pinned, write):
+    assert icm("run", reviews, *SETTINGS, "--pin", "pins.csv", "--run-dir", "run").code == 0
+    Path("run/pins.jsonl").unlink()
+    assert icm("export", "run", "--format", "jsonl", "--out", "a.jsonl").code == 0
+    write("pins.csv", "id,label\nr3,positive\n")
+    done = icm("export", "run", "--format", "jsonl", "--out", "a.jsonl")
+    assert (done.code, "relations changed since the run began" in done.err) == (2, True)
+
+
+def test_labels_of_a_person_are_never_where_a_run_writes_its_copy(icm, reviews, pinned, write):
+    Path("run").mkdir()
+    kept = write("run/pins.jsonl", [{"id": "r1", "label": "positive", "note": "mine"}])
+    done = icm("run", reviews, *SETTINGS, "--pin", kept, "--run-dir", "run")
+    assert (done.code, "name another file or folder" in done.err) == (2, True)
+    assert "mine" in Path(kept).read_text()
+
+
+def test_what_is_unsure_is_left_out_but_not_what_a_person_gave(icm, reviews, pinned):
+    assert icm("run", reviews, *SETTINGS, "--pin", "pins.csv", "--run-dir", "run").code == 0
+    assert all(rows()[name]["confidence"] < 0.5 for name in pinned)
+    arguments = ("--format", "jsonl", "--out", "a.jsonl", "--min-confidence", "0.6", "--card", "--json")
+    done = icm("export", "run", *arguments)
+    sure = {name for name, row in rows().items() if row["confidence"] >= 0.6}
+    written = [json.loads(line) for line in Path("a.jsonl").read_text().splitlines()]
+    assert {row["id"] for row in written} == sure | set(pinned)
+    assert {row["id"]: row["label"] for row in written if row["icm_pinned"]} == pinned
+    assert done.json["left_out"] == {"confidence too low": 12 - len(written)}
+    card = Path("README.md").read_text()
+    assert "No person has checked these labels" not in card
+    assert "without human labels" not in card
+    assert "with 2 labels that a person gave" in card
+    assert "A person gave the labels of 2 examples (`icm_pinned`); no person has checked the others" in card
+    assert "confidence at least 0.6 or given by a person" in card
+
+
+def test_new_examples_are_shown_what_a_person_gave_as_the_surest(icm, reviews, pinned):
+    from icm_api.run.load import load_run
+    from icm_api.run.transfer import demonstrations
+
+    assert icm("run", reviews, *SETTINGS, "--pin", "pins.csv", "--run-dir", "run").code == 0
+    loaded = load_run(Path("run"), os.environ)
+    places = {example.id: i for i, example in enumerate(loaded.job.examples)}
+    labels = [row.label for row in loaded.rows]
+    halves = {label: -(-labels.count(label) // 2) for label in set(labels)}
+    shown = demonstrations(loaded, 2 * min(halves.values()))
+    assert all(places[name] in shown for name, label in pinned.items() if halves[label] == min(halves.values()))
 
 
 def test_the_answers_of_an_audit_can_be_pinned(icm, reviews, write):
@@ -110,6 +181,12 @@ def test_the_answers_of_an_audit_can_be_pinned(icm, reviews, write):
     assert icm("audit", "first", "--answers", "sheet.csv").code == 0
     done = icm("run", reviews, *SETTINGS, "--pin", "first/answers.jsonl", "--run-dir", "run", "--json")
     assert (done.code, done.json["pinned"]) == (0, len(asked))
+    more = next(name for name in rows() if name not in asked)
+    write("more.csv", f"id,label\n{more},negative\n")
+    assert icm("audit", "first", "--answers", "more.csv").code == 0
+    assert more in Path("first/answers.jsonl").read_text()
+    after = icm("export", "run", "--format", "jsonl", "--out", "a.jsonl")
+    assert after.code == 0, after.err
 
 
 def test_a_label_below_the_wanted_confidence_is_not_given(icm, reviews):

@@ -189,7 +189,9 @@ def test_a_folder_that_was_there_keeps_what_was_in_it(tmp_path):
     assert os.listdir(tmp_path) == ["notes.txt"]
 
 
-@pytest.mark.parametrize("name", ["labels.jsonl", "summary.json", "state.json", "inputs.jsonl", "steps.jsonl"])
+@pytest.mark.parametrize(
+    "name", ["labels.jsonl", "summary.json", "state.json", "inputs.jsonl", "pins.jsonl", "steps.jsonl"]
+)
 def test_a_file_that_is_not_known_to_be_a_runs_is_not_written_over(tmp_path, name):
     (tmp_path / name).write_text("mine")
     with pytest.raises(ConfigError, match=name), new_folder(tmp_path):
@@ -208,7 +210,7 @@ def test_a_run_is_not_written_over_but_one_without_a_step_may_begin_anew(tmp_pat
 
 
 def test_what_a_kill_before_the_beginning_left_is_no_obstacle(tmp_path):
-    for name in ("journal.jsonl", "inputs.jsonl", "state.json"):
+    for name in ("journal.jsonl", "inputs.jsonl", "pins.jsonl", "state.json"):
         (tmp_path / name).write_text("")
     with new_folder(tmp_path) as folder:
         folder.begin(manifest())
