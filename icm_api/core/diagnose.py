@@ -201,7 +201,7 @@ def _no_concept(evidence: Evidence) -> Judgement:
 
 def _instability(evidence: Evidence) -> Judgement:
     if evidence.agreement is None:
-        return _not_measured("there are no two restarts to compare (method sweep makes them, if more than one)")
+        return _not_measured("there are no two restarts to compare (method sweep makes them)")
     limit = f"{_percent(POOR_AGREEMENT)} or more is fine"
     figure = f"restarts agree on {_percent(evidence.agreement)} of the labels ({limit})"
     if evidence.agreement >= POOR_AGREEMENT:

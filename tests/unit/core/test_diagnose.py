@@ -210,7 +210,7 @@ def test_the_most_telling_trait_is_named_also_where_it_is_fine():
     [
         ("collapse", {"labels": [None] * 60}, "too few examples have a label"),
         ("no concept", {"information_nats": None}, "no example has both a label and a score"),
-        ("instability", {"agreement": None}, "there are no two restarts to compare (method sweep makes them, if more than one)"),
+        ("instability", {"agreement": None}, "there are no two restarts to compare (method sweep makes them)"),
         ("polarity", {"own_meaning": None}, "no examples were asked alone first (only method sweep does so)"),
         (
             "polarity",
