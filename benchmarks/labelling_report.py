@@ -464,8 +464,9 @@ def draw_curves(reports: Sequence[Report], file: Path) -> None:
             panel.plot([0, 1], [0, 1], color="0.8", linewidth=1)
             for name, judge in report.judges.items():
                 alarms, bad = report.alarms(judge, _verdict_and_information)
-                area = number(roc_area(alarms, bad))
-                label = f"{name}: {area} ({bad.count(True)} bad of {len(bad)})"
+                if (area := roc_area(alarms, bad)) is None:
+                    continue
+                label = f"{name}: {number(area)} ({bad.count(True)} bad of {len(bad)})"
                 panel.plot(*zip(*roc_curve(alarms, bad), strict=True), marker=".", label=label)
             panel.legend(loc="lower right", fontsize=7)
         figure.savefig(file, metadata={"Date": None})
