@@ -457,8 +457,10 @@ def finished_run() -> Path:
     """The folder of a small run, as this program left it."""
     rows = [{"id": f"r{i}", "text": f"review number {i}"} for i in range(6)]
     data = on_disk("data.jsonl", "\n".join(map(json.dumps, rows)).encode())
+    pins = on_disk("pinned.jsonl", b'{"id": "r0", "label": "True"}\n')
     icm_api.label(
         str(data),
+        pin=str(pins),
         task="classify",
         labels=["False", "True"],
         provider="synthetic",
