@@ -28,7 +28,7 @@ KEYS = "123456789abcdefghijklmnoprtuvwxyz"
 
 @click.command()
 @click.argument("run_name", metavar="RUN", shell_complete=complete_run)
-@click.option("--n", type=click.IntRange(1), default=30, help="Examples to ask about, besides those answered before (default 30).")
+@click.option("--n", type=click.IntRange(1), default=30, help="New examples to ask about (default 30).")
 @click.option("--csv", "sheet", type=_PATH, help="Write them to a sheet to fill in, and ask nothing here.")
 @click.option("--answers", type=_PATH, help="Read a sheet that was filled in.")
 @click.option(
