@@ -9,8 +9,8 @@ be right for that, they only decide where to look.
 Further answers count with the earlier ones as one sample: a simple random sample of a stratum and another of its rest
 are together a simple random sample of it (it is drawn unit by unit; Cochran, Sampling Techniques, 3rd edition, 1977,
 section 2.1), as long as how many are asked depends on what was asked and not on what was answered. Who goes on only
-because the first answers were unclear looks at them twice, which moves the accuracy (Whitehead, Biometrika 73, 1986):
-by less than 0.02, and the interval held the truth in more than 91 % of trials, with 30 answers and 30 more.
+because the first answers were unclear looks at them twice, which moves the accuracy a little (Whitehead, Biometrika 73,
+1986).
 """
 
 from __future__ import annotations
