@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -30,7 +30,8 @@ def until_done(job: Coroutine[Any, Any, T], interrupt: Any = None) -> T:
     async def guarded() -> T:
         task = asyncio.current_task()
         assert task is not None
-        with _signals_to(_Stopper(asyncio.get_running_loop(), task, interrupt)):
+        loop = asyncio.get_running_loop()
+        with _signals_to(_Stopper(loop, task, interrupt), loop):
             return await job
 
     return asyncio.run(guarded())
@@ -56,10 +57,37 @@ class _Stopper:
 
 
 @contextmanager
-def _signals_to(handler: Callable[..., None]) -> Iterator[None]:
+def _signals_to(handler: Callable[..., None], loop: asyncio.AbstractEventLoop) -> Iterator[None]:
     before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    with _waking(loop, tuple(before), handler):
+        try:
+            yield
+        finally:
+            for number, old in before.items():
+                signal.signal(number, old)
+
+
+@contextmanager
+def _waking(
+    loop: asyncio.AbstractEventLoop, numbers: Iterable[signal.Signals], handler: Callable[..., None]
+) -> Iterator[None]:
+    """While signals wake the loop, too. One that comes just before the loop begins to wait cuts no wait short: its
+    handler would run when the next reply arrives, which may be minutes later. Windows' loops cannot do this."""
+    try:
+        for number in numbers:
+            loop.add_signal_handler(number, _nothing)  # the loop listens for the signal...
+            signal.signal(number, handler)  # ...but the handler is ours, which also runs while the loop is busy
+    except NotImplementedError:
+        yield
+        return
     try:
         yield
     finally:
-        for number, old in before.items():
-            signal.signal(number, old)
+        for number in numbers:
+            kept = signal.getsignal(number)
+            loop.remove_signal_handler(number)
+            signal.signal(number, kept)
+
+
+def _nothing() -> None:
+    """The loop's part of a signal: to wake."""
