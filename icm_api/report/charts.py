@@ -34,7 +34,9 @@ FILE_STYLE: Mapping[str, Mapping[str, str]] = {
     "dashed": {"stroke-dasharray": "5 3"},
 }
 """Attributes of each class in a file, which is read on white; a later class beats an earlier one."""
-WORDS = {"font-family": "sans-serif", "font-size": "12", "fill": "#4a5362"}
+FONTS = "Arial, Helvetica, Liberation Sans, DejaVu Sans, Noto Sans, sans-serif"
+"""By name, for resvg takes `sans-serif` to be Arial on systems that do not say what it is, and writes nothing without."""
+WORDS = {"font-family": FONTS, "font-size": "12", "fill": "#4a5362"}
 
 
 @dataclass(frozen=True, slots=True)
