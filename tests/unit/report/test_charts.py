@@ -4,7 +4,16 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from icm_api.report.charts import MOST_NAMED, Line, bar_chart, interval_chart, line_chart, reliability_chart, standalone
+from icm_api.report.charts import (
+    FONTS,
+    MOST_NAMED,
+    Line,
+    bar_chart,
+    interval_chart,
+    line_chart,
+    reliability_chart,
+    standalone,
+)
 
 NAMED = "{http://www.w3.org/2000/svg}"
 
@@ -65,7 +74,8 @@ def test_a_file_is_on_white_under_its_title_and_needs_no_style_sheet():
     assert (chart.get("width"), chart.get("height")) == tuple(chart.get("viewBox", "").split()[2:])
     assert [rect.get("fill") for rect in chart.findall(f"{NAMED}rect")] == ["#fff"]
     assert "two" in words(chart)
-    assert {text.get("font-family") for text in chart.findall(f"{NAMED}text")} == {"sans-serif"}
+    assert {text.get("font-family") for text in chart.findall(f"{NAMED}text")} == {FONTS}
+    assert FONTS.endswith(", sans-serif"), "what every system has in the end"
     assert all(shape.get("stroke") for shape in chart.findall(f"{NAMED}line") + chart.findall(f"{NAMED}polyline"))
 
 
