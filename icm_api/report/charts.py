@@ -35,7 +35,7 @@ FILE_STYLE: Mapping[str, Mapping[str, str]] = {
 }
 """Attributes of each class in a file, which is read on white; a later class beats an earlier one."""
 FONTS = "Arial, Helvetica, Liberation Sans, DejaVu Sans, Noto Sans, sans-serif"
-"""By name: resvg takes `sans-serif` to be Arial where a system does not say what it is, and without it writes nothing."""
+"""By name: where a system does not say what `sans-serif` is, resvg takes Arial, and without it writes nothing."""
 WORDS = {"font-family": FONTS, "font-size": "12", "fill": "#4a5362"}
 
 
