@@ -291,6 +291,7 @@ def _measured(result: Result) -> Row:
     return {
         "accuracy": summary.accuracy,
         "accuracy_n": summary.accuracy_n,
+        "balanced_accuracy": balanced_accuracy(result),
         "label_shares": list(summary.label_shares.values()),
         "collapsed": summary.collapsed,
         "utility": summary.utility,
@@ -302,10 +303,21 @@ def _measured(result: Result) -> Row:
         "evaluated_tokens": None if prompt is None or cached is None else prompt - cached,
         "wall_s": summary.wall_s,
         "calibration_error": summary.calibration_error,
+        "changed_from_alone": summary.changed_from_alone,
         "verdict": summary.verdict,
         "signs": [sign["name"] for sign in summary.signs],
         "warnings": list(summary.warnings),
     }
+
+
+def balanced_accuracy(result: Result) -> float | None:
+    """Mean over the gold labels of the share of their examples that got them: one label for all is at 1 / labels,
+    however rare the others are. None without gold."""
+    names, right = result.job.label_names, dict[str, list[bool]]()
+    for row, gold in zip(result.rows, result.job.dataset.gold or (), strict=False):
+        if row.label is not None and gold is not None:
+            right.setdefault(names[gold], []).append(row.label == names[gold])
+    return mean(map(mean, right.values())) if right else None
 
 
 def gold_information(result: Result) -> float | None:

@@ -13,17 +13,18 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from icm_api.core.calibrate import calibrated
+from icm_api.core.calibrate import Floats, calibrated
 from icm_api.core.chains import ChainBuilder
 from icm_api.core.context import ContextBuilder, Query, Scorer
+from icm_api.core.diagnose import information_share, label_shares, times_told
 from icm_api.core.passes import Average, Pass, read_pass, read_scores
 from icm_api.core.problem import Problem
 from icm_api.core.relations import pinned_labels
-from icm_api.core.step import Labelling
+from icm_api.core.step import Alone, Labelling
 from icm_api.types import Json
 
 BATCH = 64
@@ -119,6 +120,8 @@ async def bootstrap(
     even = (1 / problem.n_labels,) * problem.n_labels
     async for step in run.ask(_bare(problem), "zero-shot", shares or even):
         yield step
+    run.first = run.found
+    run.favourites = run.labels_for(run.average.logprobs)[0]
     for size in rounds:
         queries = _balanced(problem, context, run.found.labels, size, rng)
         run.notes = _bare_note(queries)
@@ -163,6 +166,10 @@ class _Run:
         unlabelled = (None,) * problem.n_examples
         self.found = Labelling.of(problem, unlabelled, unlabelled)
         self.steps = self.done = 0
+        self.first: Labelling | None = None
+        """What was found without demonstrations, where the method goes on from there."""
+        self.favourites: tuple[int | None, ...] = unlabelled
+        """The same, from scores as they come."""
 
     async def read(
         self,
@@ -212,16 +219,31 @@ class _Run:
 
     def _labelled(self, shares: Shares | None, *, obey: bool = True) -> tuple[Labelling, float]:
         """The likeliest labels of the examples that have scores, obeying the rules; and the solver's gap in nats."""
-        average = self.average
-        logprobs = average.logprobs
+        logprobs = self.average.logprobs
         if shares is not None:
-            logprobs = calibrated(logprobs, np.array(shares), average.known.astype(np.float64))
+            logprobs = calibrated(logprobs, np.array(shares), self.average.known.astype(np.float64))
+        labels, gap_nats = self.labels_for(logprobs, obey=obey)
+        return self._compared(Labelling.of(self.problem, labels, self.average.as_scores(logprobs))), gap_nats
+
+    def labels_for(self, logprobs: Floats, *, obey: bool = True) -> tuple[tuple[int | None, ...], float]:
+        """The likeliest labels of the examples that have scores; and the solver's gap in nats."""
         gap_nats, best = 0.0, logprobs.argmax(axis=1)
         if obey:
             solution = self.problem.consistency.solve(logprobs)
             gap_nats, best = solution.gap_nats, solution.labels.of(np.arange(self.problem.n_examples))
-        labels = [label if known else None for label, known in zip(best.tolist(), average.known.tolist(), strict=True)]
-        return Labelling.of(self.problem, labels, average.as_scores(logprobs)), gap_nats
+        known = self.average.known.tolist()
+        return tuple(label if k else None for label, k in zip(best.tolist(), known, strict=True)), gap_nats
+
+    def _compared(self, found: Labelling) -> Labelling:
+        """With what the model said without demonstrations."""
+        if self.first is None:
+            return found
+        told = [self._told(each) for each in (self.first, found)]
+        return replace(found, own_meaning=self.first.labels, alone=Alone(self.favourites, times_told(*told)))
+
+    def _told(self, found: Labelling) -> float:
+        shares = label_shares(found.labels, self.problem.n_labels)
+        return information_share(found.information_nats or 0.0, shares)
 
     def _step(self, phase: str, asked: int, found: Labelling, gap_nats: float, *, last: bool) -> BaselineStep:
         before, self.found = self.found.labels, found

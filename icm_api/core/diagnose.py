@@ -15,6 +15,7 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
+from icm_api.core.step import Alone
 from icm_api.core.surface import LEAST_OF_A_LABEL, surface_of
 from icm_api.types import Example, LabelScore
 
@@ -34,7 +35,27 @@ LEAST_OF_OWN_MEANING = 8
 ANY_SHARES = 0.5
 """Width of the range of a label's shares that fit the scores, from which the scores tell next to nothing of them."""
 
-SignName = Literal["collapse", "no concept", "instability", "polarity", "surface", "thin mass", "shares", "unfinished"]
+ALONE_TELLS = 2.0
+"""How many times the information of the labels found that of examples asked alone must be, for demonstrations to count
+as having spoilt what the model knows. Not once: what the words mean by themselves is a first guess, and demonstrations
+of the same information have refined it."""
+LEAST_TO_COMPARE = 0.01
+"""Times as much as nothing would say nothing."""
+ABSENT_BY_CHANCE = 0.01
+"""Chance that some label is nobody's, were all equally common, below which it is odd that one is."""
+
+SignName = Literal[
+    "collapse",
+    "no concept",
+    "spoilt",
+    "instability",
+    "polarity",
+    "surface",
+    "thin mass",
+    "shares",
+    "gain",
+    "unfinished",
+]
 Level = Literal["fine", "doubtful", "failed", "not measured"]
 Verdict = Literal["healthy", "doubtful", "failed"]
 Judgement: TypeAlias = tuple[Level, str, "str | None"]
@@ -72,6 +93,8 @@ class Evidence:
     """Mean share of equal labels over pairs of restarts."""
     own_meaning: Sequence[int | None] | None = None
     """Labels before the model has seen any: what the label words themselves mean to it."""
+    alone: Alone | None = None
+    """What the model says without demonstrations."""
     share_ranges: Sequence[tuple[float, float]] | None = None
     """Of each label the shares that would fit the scores (`icm_api.core.step.Labelling.share_ranges`)."""
     cut_short: str | None = None
@@ -150,6 +173,12 @@ def information_share(information_nats: float, shares: Sequence[float]) -> float
     return information_nats / (entropy + LITTLE_TO_TELL_NATS)
 
 
+def times_told(alone: float, kept: float) -> float | None:
+    """How many times as much the texts tell about the labels of examples asked alone as about those kept, both as
+    `information_share` has it; None where that is too little to compare."""
+    return alone / max(kept, LEAST_TO_COMPARE) if alone >= LITTLE_INFORMATION else None
+
+
 def _check(name: SignName, level: Level, figure: str, evidence: str | None) -> Check:
     return Check(name, level, figure) if evidence is None else Sign(name, level, figure, evidence)
 
@@ -179,7 +208,22 @@ def _collapse(evidence: Evidence) -> Judgement:
         )
     if shares[top] >= COLLAPSE_SHARE or not any(shares):
         return _not_measured("too few examples have a label")
+    if absent := _absent(evidence):
+        return (
+            "doubtful",
+            f"{absent}; {figure}",
+            f"{absent}: if there are such examples, others have taken them in; try method sweep, other label words, or "
+            "give --class-prior",
+        )
     return "fine", figure, None
+
+
+def _absent(evidence: Evidence) -> str | None:
+    """Which of three or more labels nobody got, where that is odd."""
+    shares, n = label_shares(evidence.labels, k := len(evidence.label_names)), len(evidence.labels)
+    absent = [repr(name) for name, share in zip(evidence.label_names, shares, strict=True) if share == 0]
+    odd = absent and k * (1 - 1 / k) ** (n - list(evidence.labels).count(None)) < ABSENT_BY_CHANCE
+    return f"none of the examples is {' or '.join(absent)}" if odd else None
 
 
 def _no_concept(evidence: Evidence) -> Judgement:
@@ -197,6 +241,47 @@ def _no_concept(evidence: Evidence) -> Judgement:
         f"the texts tell next to nothing about these labels ({max(told, 0.0):.0%} of what there is to tell): the model "
         "may not hold the concept; look at some, try other label words or a larger model",
     )
+
+
+def _spoilt(evidence: Evidence) -> Judgement:
+    if evidence.alone is None:
+        return _not_measured("no examples were asked alone first (methods sweep and bootstrap do so)")
+    told = evidence.alone.told
+    if told is None:
+        return _not_measured("asked alone, the model tells too little to compare")
+    limit = f"up to {ALONE_TELLS:g} times is fine"
+    figure = f"asked about examples alone, the model tells {told:.2g} times as much about their labels ({limit})"
+    if told <= ALONE_TELLS:
+        return "fine", figure, None
+    return (
+        "doubtful",
+        figure,
+        f"asked about examples alone, the model tells {told:.2g} times as much about their labels as after "
+        "demonstrations: these spoil what it knows; try --method zero-shot",
+    )
+
+
+def _gain(evidence: Evidence) -> Judgement:
+    """Never a sign: labels that the model gives by itself can be right all the same."""
+    if evidence.alone is None:
+        return _not_measured("no examples were asked alone first (methods sweep and bootstrap do so)")
+    changed = changed_from_alone(evidence.labels, evidence.alone.favourites)
+    if changed is None:
+        return _not_measured(f"fewer than {LEAST_OF_OWN_MEANING} labelled examples were asked alone")
+    share, n = changed
+    differ = f"{_percent(share)} of {n} labels differ from those that the model gives when asked alone"
+    return "fine", f"{differ}: against --method zero-shot, no more of them can have become right", None
+
+
+def changed_from_alone(labels: Sequence[int | None], alone: Sequence[int | None]) -> tuple[float, int] | None:
+    """(share of the labels that are others than when the model was asked alone, of how many); None for too few.
+
+    No more of these examples can have become right by the search than that share.
+    """
+    pairs = [(a, b) for a, b in zip(labels, alone, strict=True) if None not in (a, b)]
+    if len(pairs) < LEAST_OF_OWN_MEANING:
+        return None
+    return sum(a != b for a, b in pairs) / len(pairs), len(pairs)
 
 
 def _instability(evidence: Evidence) -> Judgement:
@@ -218,7 +303,7 @@ def _polarity(evidence: Evidence) -> Judgement:
     if len(evidence.label_names) != 2:
         return _not_measured("more than two labels have no single opposite")
     if evidence.own_meaning is None:
-        return _not_measured("no examples were asked alone first (only method sweep does so)")
+        return _not_measured("no examples were asked alone first (methods sweep and bootstrap do so)")
     pairs = [(a, b) for a, b in zip(evidence.labels, evidence.own_meaning, strict=True) if None not in (a, b)]
     if len(pairs) < LEAST_OF_OWN_MEANING:
         return _not_measured(
@@ -307,10 +392,12 @@ def _unfinished(evidence: Evidence) -> Judgement:
 
 _MEASURES: Mapping[SignName, Callable[[Evidence], Judgement]] = {
     "no concept": _no_concept,
+    "spoilt": _spoilt,
     "instability": _instability,
     "polarity": _polarity,
     "surface": _surface,
     "thin mass": _mass,
     "shares": _shares,
+    "gain": _gain,
 }
 """What there is to measure where not all examples have one label."""

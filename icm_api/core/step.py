@@ -16,6 +16,18 @@ from icm_api.types import Json, LabelScore
 
 
 @dataclass(frozen=True, slots=True)
+class Alone:
+    """What the model says of examples that are asked with nothing before them, beside what was found for them."""
+
+    favourites: tuple[int | None, ...]
+    """Per example the likeliest label that breaks no rule, scores as they come: what `zero-shot` answers; None: not
+    asked alone."""
+    told: float | None = None
+    """How many times as much as about the labels found the texts tell about labels by such scores (information in parts
+    of what there is to tell); None: not compared, or too little to tell."""
+
+
+@dataclass(frozen=True, slots=True)
 class Labelling:
     """Labels, and what they rest on."""
 
@@ -30,6 +42,8 @@ class Labelling:
     """Mean share of equal labels over pairs of restarts; None for a method without, or with a single one."""
     own_meaning: tuple[int | None, ...] | None = None
     """Labels before the model has seen any: what the label words themselves mean to it; None: not asked."""
+    alone: Alone | None = None
+    """What the model says without demonstrations; None: not asked."""
     share_ranges: tuple[tuple[float, float], ...] | None = None
     """Of each label the least and the most of the shares that would fit the scores; None: shares were known, or were
     not read off the scores (another method, many labels, few examples, stopped before)."""

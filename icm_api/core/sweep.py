@@ -45,13 +45,13 @@ import numpy as np
 from icm_api.core.calibrate import Floats, Ints, calibrated, information, log_softmax, offsets
 from icm_api.core.chains import ChainBuilder
 from icm_api.core.context import Chain, Scorer
-from icm_api.core.diagnose import LITTLE_INFORMATION, information_share
+from icm_api.core.diagnose import ALONE_TELLS, LITTLE_INFORMATION, information_share, times_told
 from icm_api.core.mixture import Range, cluster_temperature, fit_mixture, share_ranges
 from icm_api.core.passes import Average, Pass, read_pass, read_scores
 from icm_api.core.problem import Problem
 from icm_api.core.relations import pinned_labels
 from icm_api.core.shares import share_bounds, within_bounds
-from icm_api.core.step import Labelling
+from icm_api.core.step import Alone, Labelling
 from icm_api.types import Json
 
 MOST_WARM_UP = 4
@@ -67,14 +67,14 @@ JUDGED_AT = 0.5
 """Temperature at which the labels that are kept are calibrated. Towards 0 their counts are the shares, which is right
 where scores are weak; at 1 only their mean probabilities are, which forgives a wrong estimate where scores are clear.
 This is between."""
-ALONE_NOTE = "asked about examples alone, the model tells far more about their labels than after demonstrations"
+ALONE_NOTE = (
+    "asked about examples alone, the model tells far more about their labels than after demonstrations: these are the "
+    "labels of examples asked alone"
+)
 MOST_IN_CLUSTERS = 2_000
 """Examples that clusters are read off; more would tell the same and take longer."""
 SAME_LABELS = 0.95
 """Share of equal labels from which two restarts count as having come to the same."""
-ALONE_TELLS = 2.0
-"""How many times the information of the best restart examples asked alone must have for their labels to be kept. Not
-once: what the words mean by themselves is a first guess, which demonstrations of the same information have refined."""
 TAIL_BATCH = 64
 MOST_TAIL_STEPS = 200
 Stage = Literal["warm-up", "restart", "alone", "tail"]
@@ -105,7 +105,7 @@ class SweepSettings:
     parallel: int = 1
     """Of the first two restarts, how many are asked side by side."""
     may_ask_alone: bool = True
-    """Whether all examples are asked alone where that tells more; otherwise a note says that it would."""
+    """Whether all examples are asked alone where that tells more; otherwise `Labelling.alone` says that it would."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +171,7 @@ class SweepStep:
     alpha: float = 50.0
     agreement: float | None = None
     own_meaning: tuple[int | None, ...] | None = field(default=None, repr=False)
+    alone: Alone | None = field(default=None, repr=False)
     share_ranges: tuple[Range, ...] | None = None
     stop: str | None = None
     spared: int = 0
@@ -200,6 +201,7 @@ class SweepStep:
             information_nats=self.best.information_nats,
             agreement=self.agreement,
             own_meaning=self.own_meaning,
+            alone=self.alone,
             share_ranges=self.share_ranges,
             settled=self.settled,
             asked_alone=self.best.alone,
@@ -251,11 +253,12 @@ class _Sweep:
         self.finished: list[Restart] = []
         self.agreement: float | None = None
         self.own_meaning: tuple[int | None, ...] | None = None
+        self.alone: Alone | None = None
         self.share_ranges: tuple[Range, ...] | None = None
         """Once no other restart will follow."""
         self.waiting: list[Restart] = []
         """Restarts that have not begun."""
-        self.alone_would_tell_more = self.alone_follows = False
+        self.alone_follows = False
         self.lonely = 0
         """Examples of the last pass that stood in a chain by themselves."""
         self.number = self.passes_done = self.tail_done = 0
@@ -278,6 +281,7 @@ class _Sweep:
         if 2 * (heard.weights > 0).sum() >= half:
             heard = heard.plus(await self._ask_alone(self.anchors[half:]))
             self.heard_alone = self.heard_alone.plus(heard)
+            self.alone = Alone(self._favourites())
             start = self._solved(replace(blank, average=blank.average.plus(self._under_first_shares(heard))))
             yield self._step("warm-up", blank, start, self.settings.t_start, asked=len(self.anchors))
         else:
@@ -325,12 +329,15 @@ class _Sweep:
         if self._came_to_the_same():
             self.passes_done += self.settings.passes * len(self.waiting)
             self.waiting = []
-        if not self.waiting and self._alone_tells_more():
-            self.alone_would_tell_more = True
-            self.alone_follows = self.settings.may_ask_alone
+        if self.waiting:
+            return
+        if self.alone is not None:
+            *restarts, alone = self._judged_alike([*self.finished, self._labelled_alone()])
+            self.alone = self._compared(alone, max(restarts, key=lambda restart: restart.rank))
+            spoilt = self.alone.told is not None and self.alone.told > ALONE_TELLS
+            self.alone_follows = spoilt and self.settings.may_ask_alone
             self.passes_beside += self.alone_follows
-        if not self.waiting:
-            self.share_ranges = self._ranges()
+        self.share_ranges = self._ranges()
 
     def _came_to_the_same(self) -> bool:
         """Whether another restart came to the labels of the best, and the texts tell something about these."""
@@ -339,12 +346,16 @@ class _Sweep:
         same = any((best.labels == other.labels)[self.pool].mean() >= SAME_LABELS for other in others)
         return same and best.rank >= LITTLE_INFORMATION
 
-    def _alone_tells_more(self) -> bool:
-        """As far as the anchors show it."""
-        if not self.heard_alone.known.any():
-            return False
-        *restarts, alone = self._judged_alike([*self.finished, self._labelled_alone()])
-        return alone.rank >= LITTLE_INFORMATION and alone.worth > max(restart.worth for restart in restarts)
+    def _compared(self, alone: Restart, kept: Restart) -> Alone:
+        """Judged under the same shares."""
+        return Alone(self._favourites(), times_told(alone.rank, kept.rank))
+
+    def _favourites(self) -> tuple[int | None, ...]:
+        asked = np.flatnonzero(self.heard_alone.known)
+        solution = self.problem.consistency.solve(self.heard_alone.logprobs, examples=asked)
+        labels = np.full(self.problem.n_examples, None, dtype=object)
+        labels[asked] = solution.labels.of(asked)
+        return tuple(labels.tolist())
 
     async def _go_on_alone(self) -> SweepStep:
         """The labels of each example asked with nothing before it, as one more restart."""
@@ -354,6 +365,7 @@ class _Sweep:
         self.finished = self._judged_alike([*self.finished, self._labelled_alone()])
         after = self.finished[-1]
         self.alone_follows = False
+        self.alone = self._compared(after, self._best())
         self.passes_done += 1
         courses = [restart.labels[self.pool] for restart in self.finished if not restart.alone]
         self.agreement = None if self._best() is after else _agreement(courses)
@@ -562,6 +574,7 @@ class _Sweep:
             alpha=self.settings.alpha,
             agreement=self.agreement,
             own_meaning=self.own_meaning,
+            alone=self.alone,
             share_ranges=self.share_ranges,
             stop=self._reason() if ended and self.tail_done == len(self.rest) else None,
             settled=ended and self._best().settled,
@@ -571,9 +584,7 @@ class _Sweep:
         """What was asked in another way than one would expect."""
         notes = []
         if self.finished and self._best().alone:
-            notes.append(f"{ALONE_NOTE}: these labels are those of examples asked alone")
-        elif self.alone_would_tell_more and not self.settings.may_ask_alone:
-            notes.append(f"{ALONE_NOTE}: try --method zero-shot")
+            notes.append(ALONE_NOTE)
         if self.lonely:
             notes.append(
                 f"{self.lonely} of {len(self.pool)} examples were asked without demonstrations: all others are "

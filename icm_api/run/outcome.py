@@ -13,7 +13,16 @@ import numpy as np
 
 from icm_api.client.meter import Snapshot
 from icm_api.config import GOLD_METHOD, RunConfig
-from icm_api.core.diagnose import Check, Evidence, Verdict, against_gold, collapsed, diagnose, label_shares
+from icm_api.core.diagnose import (
+    Check,
+    Evidence,
+    Verdict,
+    against_gold,
+    changed_from_alone,
+    collapsed,
+    diagnose,
+    label_shares,
+)
 from icm_api.core.labels import argmax_label
 from icm_api.core.problem import Problem
 from icm_api.core.relations import broken, is_broken, is_pin, pinned_labels
@@ -103,6 +112,9 @@ class Summary:
     """Each with its `name`, `level` and `evidence`; the evidence is among the warnings too."""
     agreement: float | None
     """Mean share of equal labels over pairs of restarts; None for a method without."""
+    changed_from_alone: float | None
+    """Share of the labels that are others than the model gives when asked alone, of examples that were asked so: the
+    most that accuracy on them can have gained over `zero-shot`. None: too few were (`changed_from_alone`)."""
     collapsed: bool
     """(Nearly) all examples have one label: a utility that is high for no good reason."""
     forced: int
@@ -268,6 +280,7 @@ def summarise(
         checks=_told(diagnosis.checks, "figure"),
         signs=signs,
         agreement=found.agreement,
+        changed_from_alone=_changed_from_alone(found),
         collapsed=collapsed(found.labels, len(names)),
         forced=len(finding.forced),
         asked_alone=found.asked_alone,
@@ -285,6 +298,11 @@ def _told(checks: Iterable[Check], what: str) -> tuple[Mapping[str, str], ...]:
 def _is_cut_short(found: Labelling, stop: str, *, ended: bool) -> bool:
     """Running out of steps counts when it leaves examples without a label."""
     return not ended or (stop == "max_steps" and None in found.labels)
+
+
+def _changed_from_alone(found: Labelling) -> float | None:
+    changed = found.alone and changed_from_alone(found.labels, found.alone.favourites)
+    return changed[0] if changed else None
 
 
 def _unsaid(found: Labelling, cut_short: str | None) -> list[str]:
@@ -324,6 +342,7 @@ def _evidence(job: Job, found: Labelling, cut_short: str | None) -> Evidence:
         information_nats=found.information_nats,
         agreement=found.agreement,
         own_meaning=found.own_meaning,
+        alone=found.alone,
         share_ranges=found.share_ranges,
         cut_short=cut_short,
         settled=found.settled,

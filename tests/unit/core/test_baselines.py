@@ -230,3 +230,15 @@ async def test_examples_without_gold_are_never_shown_and_still_labelled():
     assert [query.example for query in bench.learner.queries] == list(range(0, N, 4))
     assert None not in steps[-1].labels
     assert steps[-1].stop == "done"
+
+
+async def test_bootstrap_says_what_the_model_answered_before_it_saw_demonstrations():
+    bench = Bench(meaning=2.0, bias=-9.0)
+    steps = [step async for step in bench.bootstrap()]
+    first = next(step for step in reversed(steps) if step.phase == "zero-shot").found
+    found = steps[-1].found
+    assert found.own_meaning == first.labels
+    assert found.alone is not None
+    assert found.alone.favourites == (0,) * N, "a pull towards one label is not taken out"
+    assert found.alone.told is not None
+    assert first.alone is None

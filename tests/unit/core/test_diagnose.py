@@ -10,11 +10,14 @@ from icm_api.core.diagnose import (
     Evidence,
     SignName,
     against_gold,
+    changed_from_alone,
     collapsed,
     diagnose,
     information_share,
     label_shares,
+    times_told,
 )
+from icm_api.core.step import Alone
 from icm_api.types import Example, LabelScore
 
 NAMES = ("no", "yes")
@@ -40,6 +43,7 @@ def evidence(**changes):
         "information_nats": 0.4,
         "agreement": 0.95,
         "own_meaning": labels,
+        "alone": Alone((*(1 - label for label in labels[:6]), *labels[6:]), told=0.5),
     }
     return Evidence(**(sound | changes))
 
@@ -88,6 +92,33 @@ def test_labels_against_the_words_own_meaning_look_turned_round():
     turned = diagnose(evidence(own_meaning=[1 - label for label in sound.labels]))
     assert names(turned) == ["polarity"]
     assert "support only 0%" in turned.signs[0].evidence
+
+
+def test_labels_that_the_model_tells_far_better_without_demonstrations_are_a_sign():
+    found = diagnose(evidence(alone=Alone((0,) * 60, told=2.5)))
+    assert (found.verdict, names(found)) == ("doubtful", ["spoilt"])
+    assert "2.5 times as much" in found.signs[0].evidence
+    assert "--method zero-shot" in found.signs[0].evidence
+    assert times_told(0.5, 0.2) == pytest.approx(2.5)
+    assert times_told(0.5, -0.2) == pytest.approx(50), "as much as nothing would say nothing"
+    assert times_told(0.05, 0.01) is None, "next to nothing is no more than next to nothing"
+
+
+def test_one_of_several_labels_that_nobody_got_is_a_sign_unless_chance_may_have_left_it_out():
+    three = {"label_names": ("sport", "food", "science"), "own_meaning": None}
+    found = diagnose(evidence(**three))
+    assert names(found) == ["collapse"]
+    assert "none of the examples is 'science'" in found.signs[0].evidence
+    few = [0, 1] * 6 + [None] * 48
+    assert diagnose(evidence(labels=few, **three)).verdict == "healthy"
+
+
+def test_labels_that_the_model_gives_by_itself_are_healthy_and_the_gain_says_so():
+    sound = evidence()
+    found = diagnose(evidence(alone=Alone(tuple(sound.labels))))
+    assert found.verdict == "healthy"
+    assert check("gain", found)[1].startswith("0% of 60 labels differ")
+    assert changed_from_alone([0] * 20, [0] * 8 + [1] * 2 + [None] * 10) == (0.2, 10)
 
 
 def test_a_handful_of_examples_is_too_few_to_look_turned_round():
@@ -188,6 +219,15 @@ def test_every_check_is_listed_in_the_same_order_whatever_was_found():
         ("no concept", "the texts tell 50.4% of what there is to tell about the labels (10% or more is fine)"),
         ("instability", "restarts agree on 95% of the labels (75% or more is fine)"),
         ("polarity", "the label words by themselves support 100% of 60 labels (40% or more is fine)"),
+        (
+            "spoilt",
+            "asked about examples alone, the model tells 0.5 times as much about their labels (up to 2 times is fine)",
+        ),
+        (
+            "gain",
+            "5% of 60 labels differ from those that the model gives when asked alone: against --method zero-shot, no more "
+            "of them can have become right",
+        ),
         ("thin mass", "the labels hold 80% of the model's probability, in the median (5% or more is fine)"),
         ("shares", "shares of 'yes' from 40% to 60.5% would fit the scores (less than 50 points apart is fine)"),
         ("unfinished", "nothing stopped the run before its end"),
@@ -211,13 +251,17 @@ def test_the_most_telling_trait_is_named_also_where_it_is_fine():
         ("collapse", {"labels": [None] * 60}, "too few examples have a label"),
         ("no concept", {"information_nats": None}, "no example has both a label and a score"),
         ("instability", {"agreement": None}, "there are no two restarts to compare (method sweep makes them)"),
-        ("polarity", {"own_meaning": None}, "no examples were asked alone first (only method sweep does so)"),
+        ("polarity", {"own_meaning": None}, "no examples were asked alone first (methods sweep and bootstrap do so)"),
         (
             "polarity",
             {"own_meaning": [0] * 3 + [None] * 57},
             "too few labelled examples were asked alone (3; it takes 8)",
         ),
         ("polarity", {"label_names": ("no", "yes", "maybe")}, "more than two labels have no single opposite"),
+        ("spoilt", {"alone": None}, "no examples were asked alone first (methods sweep and bootstrap do so)"),
+        ("spoilt", {"alone": Alone((1,) * 60)}, "asked alone, the model tells too little to compare"),
+        ("gain", {"alone": None}, "no examples were asked alone first (methods sweep and bootstrap do so)"),
+        ("gain", {"alone": Alone((1,) * 7 + (None,) * 53)}, "fewer than 8 labelled examples were asked alone"),
         ("surface", {"labels": [0, 1] * 7 + [None] * 46}, "fewer than two labels occur 8 times or more"),
         ("thin mass", {"scores": [score(kind="sampled")] * 60}, "no label was scored by the probabilities of tokens"),
         (

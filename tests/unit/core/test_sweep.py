@@ -12,7 +12,7 @@ import pytest
 
 from icm_api.core.chains import ChainBuilder, ChainPolicy
 from icm_api.core.context import Chain, Query
-from icm_api.core.diagnose import LITTLE_INFORMATION, POOR_AGREEMENT
+from icm_api.core.diagnose import ALONE_TELLS, LITTLE_INFORMATION, POOR_AGREEMENT
 from icm_api.core.passes import Average, read_scores
 from icm_api.core.problem import Problem
 from icm_api.core.relations import broken
@@ -415,7 +415,9 @@ async def test_where_a_pass_is_one_request_it_is_only_said_that_asking_alone_wou
     scorer = Distracted(truth_of(40, 40), signal=6.0, meaning=20.0)
     steps = await run(Problem.build(2, [None] * 80), scorer, SweepSettings(may_ask_alone=False))
     assert all(step.stage != "alone" for step in steps)
-    assert any("--method zero-shot" in note for note in steps[-1].notes)
+    alone = steps[-1].found.alone
+    assert alone is not None
+    assert (alone.told or 0.0) > ALONE_TELLS, "which the diagnosis makes a sign of"
 
 
 async def test_nobody_is_asked_alone_again_where_demonstrations_help():
@@ -495,6 +497,15 @@ async def test_labels_that_the_texts_tell_nothing_about_are_told_by_information_
     learned = (await run(Problem.build(2, [None] * 48), learner(truth_of(24, 24)), SweepSettings()))[-1]
     assert (learned.found.agreement or 0.0) > POOR_AGREEMENT
     assert learned.best.rank > LITTLE_INFORMATION
+
+
+async def test_what_the_model_says_alone_is_kept_as_it_came_for_the_examples_that_were_asked_so():
+    truth = truth_of(100, 100)
+    steps = await run(Problem.build(2, [None] * 200), learner(truth, bias=-9.0), SweepSettings(restarts=1))
+    alone = steps[-1].found.alone
+    assert alone is not None
+    heard = [label for label in alone.favourites if label is not None]
+    assert (len(heard), set(heard)) == (32, {0}), "a pull towards one label is not taken out"
 
 
 async def test_the_words_own_meaning_is_what_random_demonstrations_gave():

@@ -77,7 +77,8 @@ def test_a_summary_lists_every_check_also_those_that_were_not_measured():
     assert [check["name"] for check in found] == list(get_args(SignName))
     assert all(set(check) == {"name", "level", "figure"} for check in found)
     levels = {check["name"]: check["level"] for check in found}
-    assert {name for name, level in levels.items() if level == "not measured"} == {"instability", "polarity", "shares"}
+    unmeasured = {name for name, level in levels.items() if level == "not measured"}
+    assert unmeasured == {"spoilt", "instability", "polarity", "shares", "gain"}
 
 
 def test_a_label_that_a_rule_changed_names_the_rule():
