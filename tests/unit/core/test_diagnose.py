@@ -225,8 +225,8 @@ def test_every_check_is_listed_in_the_same_order_whatever_was_found():
         ),
         (
             "gain",
-            "5% of 60 labels differ from those that the model gives when asked alone: against --method zero-shot, no more "
-            "of them can have become right",
+            "10% of 60 labels differ from those that the model gives when asked alone: against --method zero-shot, no "
+            "more of them can have become right",
         ),
         ("thin mass", "the labels hold 80% of the model's probability, in the median (5% or more is fine)"),
         ("shares", "shares of 'yes' from 40% to 60.5% would fit the scores (less than 50 points apart is fine)"),
