@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from benchmarks.label_tasks import TASKS, Row
 from benchmarks.labelling import BALANCED, WAYS, read_results
 from icm_api.config import GOLD_METHOD
-from icm_api.core.diagnose import information_share
+from icm_api.core.diagnose import LITTLE_GAIN, information_share
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,6 +30,10 @@ MEANS_NOTE = (
     f"{CLEARLY:g} above the larger label share. Accuracy and calibration error: mean of the tasks' means. Differences: "
     "mean over tasks and seeds, same draw, ± 1.96 standard errors (too narrow in so far as the seeds of one task are "
     "alike). Runs of another size are compared with gold at the usual one where there is none of their own."
+)
+UNEVEN_NOTE = (
+    "Mean over the labels of the share of their examples that are right, where it was measured: one label for all is "
+    "at 0.50 of two labels, however common it is."
 )
 COST_NOTE = (
     "Mean over the tasks, as on an empty cache. Evaluated: prompt tokens that the server did not have in its cache; "
@@ -48,10 +52,12 @@ LEVELS = ("healthy", "doubtful", "failed")
 DIAGNOSIS_NOTE = (
     "Of the methods that search. Verdicts use no gold. Area under the ROC curve: how often, of a run that is not good "
     "and one that is, the first has the graver verdict, or with the same verdict less information (ties count half); "
-    "below it the area of the verdict alone. Tasks without truth are never good. Clearly above chance: over the larger "
-    f"label share by {CLEARLY:g}, or by half of what is left where that is less. Clearly above zero-shot and random "
-    f"demonstrations: by {ABOVE:g} over the better of the two and the larger label share, where one of them was run on "
-    "the same draw."
+    "below it the area of the verdict alone. Gain first: where the search changed fewer than "
+    f"{LITTLE_GAIN:.0%} of the labels that the model gave to the examples it was asked about alone, its labels can "
+    "hardly be clearly better than these, whatever the verdict (`changed_from_alone` in a run's summary). Tasks without "
+    f"truth are never good. Clearly above chance: over the larger label share by {CLEARLY:g}, or by half of what is "
+    f"left where that is less. Clearly above zero-shot and random demonstrations: by {ABOVE:g} over the better of the "
+    "two and the larger label share, where one of them was run on the same draw."
 )
 FAILURES_NOTE = (
     "Collapsed: nearly all examples got one label. Gold's objective higher: the gold labels have more information than "
@@ -131,17 +137,29 @@ class Report:
 
     # --- the tables ---------------------------------------------------------------------------------------
 
-    def accuracy(self, share: float) -> str:
-        """Mean over the seeds ± their standard deviation; how many there are in brackets, where some are missing."""
-        columns = [column for column in self.columns if self.of(column, share)]
+    def accuracy(self, share: float, what: str = "accuracy") -> str:
+        """Mean over the seeds ± their standard deviation; how many there are in brackets, where some are missing.
+        `what`: the field of the runs; those without it are left out."""
+        columns = [column for column in self.columns if self._having(what, column, share)]
         head = ["task", *map(self.name, columns), "n, seeds"]
         body = []
         for task in TASKS:
-            runs = [self.of(column, share, [task]) for column in columns]
+            runs = [self._having(what, column, share, [task]) for column in columns]
             if any(runs):
                 most = max(map(len, runs))
                 body.append([task, *(_spread(rows, most) for rows in runs), f"{self.n}, {most}"])
         return table(head, body)
+
+    def _having(self, what: str, column: Column, share: float, tasks: Iterable[str] | None = None) -> list[float]:
+        return [row[what] for row in self.of(column, share, tasks) if row.get(what) is not None]
+
+    def uneven(self) -> str:
+        """Where labels are not equally common, accuracy rewards one label for all."""
+        parts = []
+        for share in self.shares:
+            if share != BALANCED:
+                parts += [f"**{_shown(share)}**", self.accuracy(share, "balanced_accuracy")]
+        return "\n\n".join(parts)
 
     def means(self, share: float) -> str:
         """Over the clear tasks, with the differences to gold demonstrations on the same draws."""
@@ -269,6 +287,9 @@ class Report:
                 f"{len(self.rows)} runs, {' to '.join(dict.fromkeys((dates[0], dates[-1])))}; {self.n} examples each "
                 "unless a column says otherwise.",
                 *(part for share in self.shares for part in (f"### Accuracy, {_shown(share)}", self.accuracy(share))),
+                "### Balanced accuracy, uneven shares",
+                UNEVEN_NOTE,
+                self.uneven(),
                 "### Means over the tasks that the model holds",
                 f"{MEANS_NOTE} These tasks: {held}.",
                 *(part for share in self.shares for part in (f"**{_shown(share)}**", self.means(share))),
@@ -296,8 +317,14 @@ def _verdict_and_information(row: Row) -> tuple[float, ...]:
     return *_verdict(row), -information_share(row["information_nats"], row["label_shares"])
 
 
+def _gain_and_verdict(row: Row) -> tuple[float, ...]:
+    changed = row.get("changed_from_alone")
+    return changed is not None and changed < LITTLE_GAIN, *_verdict_and_information(row)
+
+
 ALARMS: Mapping[str, Callable[[Row], tuple[float, ...]]] = {
     "verdict, then information": _verdict_and_information,
+    "gain, then verdict, then information": _gain_and_verdict,
     "verdict alone": _verdict,
 }
 
@@ -380,10 +407,9 @@ def number(value: float | None, digits: int = 2) -> str:
     return NONE if value is None else f"{value:,.{digits}f}"
 
 
-def _spread(rows: Sequence[Row], most: int) -> str:
-    if not rows:
+def _spread(values: Sequence[float], most: int) -> str:
+    if not values:
         return NONE
-    values = [row["accuracy"] for row in rows]
     spread = f" ±{stdev(values):.2f}" if len(values) > 1 else ""
     return f"{mean(values):.2f}{spread}" + (f" ({len(values)})" if len(values) < most else "")
 
@@ -457,13 +483,14 @@ def draw_curves(reports: Sequence[Report], file: Path) -> None:
 
     with rc_context({"svg.hashsalt": "labelling", "svg.fonttype": "none", "font.size": 9}):
         figure = Figure(figsize=(4.0 * len(reports), 4.0), layout="constrained")
+        drawn = dict(zip(reports[0].judges, (_verdict_and_information, _gain_and_verdict), strict=True))
         for panel, report in zip(figure.subplots(1, len(reports), squeeze=False)[0], reports, strict=True):
             panel.set_title(f"{report.model}: {len(report.diagnosed())} searches")
             panel.set_xlabel("good runs called worse (false alarms)")
             panel.set_ylabel("bad runs called worse")
             panel.plot([0, 1], [0, 1], color="0.8", linewidth=1)
             for name, judge in report.judges.items():
-                alarms, bad = report.alarms(judge, _verdict_and_information)
+                alarms, bad = report.alarms(judge, drawn[name])
                 if (area := roc_area(alarms, bad)) is None:
                     continue
                 label = f"{name}: {number(area)} ({bad.count(True)} bad of {len(bad)})"

@@ -14,6 +14,7 @@ import numpy as np
 from icm_api.client.meter import Snapshot
 from icm_api.config import GOLD_METHOD, RunConfig
 from icm_api.core.diagnose import (
+    LITTLE_GAIN,
     Check,
     Evidence,
     Verdict,
@@ -285,7 +286,7 @@ def summarise(
         forced=len(finding.forced),
         asked_alone=found.asked_alone,
         score_kind=next((score.kind for score in found.scores if score is not None), None),
-        warnings=(*warnings, *_unsaid(found, cut_short), *(sign["evidence"] for sign in signs)),
+        warnings=(*warnings, *_unsaid(found, cut_short), *_little_gain(found), *(sign["evidence"] for sign in signs)),
         **{name: getattr(snapshot, name) for name in COUNTS},
         **about,
     )
@@ -315,6 +316,17 @@ def _unsaid(found: Labelling, cut_short: str | None) -> list[str]:
     if cut_short is not None and found.settled and not missing:
         return [f"the run stopped early ({cut_short}), when its labels had settled"]
     return []
+
+
+def _little_gain(found: Labelling) -> list[str]:
+    """No sign against the labels, yet worth knowing before the next run is paid for."""
+    changed = _changed_from_alone(found)
+    if changed is None or changed >= LITTLE_GAIN or found.asked_alone:
+        return []
+    return [
+        f"asked alone, the model gives {1 - changed:.0%} of these labels too: --method zero-shot would do about as well, "
+        "at one short request an example"
+    ]
 
 
 def _shares_given(labels: Sequence[int | None], abstained: Container[int], n_labels: int) -> tuple[float, ...]:

@@ -309,6 +309,33 @@ def test_the_diagnosis_is_of_searches_only_and_a_task_without_truth_is_never_goo
     assert "political" not in found.accuracy(0.5)
 
 
+def test_a_run_that_changed_hardly_a_label_is_no_clear_gain_whatever_its_verdict(hand_made):
+    judged: dict[str, Any] = {"verdict": "healthy", "signs": [], "label_shares": [0.5, 0.5], "information_nats": 0.5}
+    rows = [
+        row("topic", "zero-shot", 0, 0.9, **judged),
+        row("topic", "sweep", 0, 0.9, **judged, changed_from_alone=0.03),
+        row("messages", "zero-shot", 0, 0.5, **judged),
+        row("messages", "sweep", 0, 0.9, **judged | {"verdict": "doubtful"}, changed_from_alone=0.4),
+    ]
+    hand_made.write_text("".join(json.dumps(each) + "\n" for each in rows), encoding="utf-8")
+    (found,) = reports([hand_made])
+    assert line(found.diagnosis(), "area, verdict alone")[-1] == "0.00"
+    assert line(found.diagnosis(), "area, gain, then verdict, then information")[-1] == "1.00"
+
+
+def test_with_uneven_shares_one_label_for_all_is_at_a_half_in_balanced_accuracy(hand_made):
+    uneven: dict[str, Any] = {"share": 0.1, "true_shares": [0.9, 0.1]}
+    rows = [
+        row("messages", "sweep", 0, 0.9, balanced_accuracy=0.5, **uneven),
+        row("messages", "sweep", 1, 0.9, **uneven),
+    ]
+    hand_made.write_text("".join(json.dumps(each) + "\n" for each in rows), encoding="utf-8")
+    (found,) = reports([hand_made])
+    assert "**90 / 10**" in found.uneven()
+    assert line(found.uneven(), "messages")[0] == "0.50"
+    assert line(found.accuracy(0.1), "messages")[0].startswith("0.90")
+
+
 def test_a_curve_rises_with_the_bad_runs_that_a_verdict_catches_before_the_good_ones():
     assert roc_curve([(2.0,), (1.0,), (0.0,)], [True, True, False]) == [(0, 0), (0, 0.5), (0, 1), (1, 1)]
     assert roc_curve([(1.0,), (1.0,)], [True, False]) == [(0, 0), (1, 1)]

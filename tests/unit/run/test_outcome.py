@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, get_args
 
 import pytest
@@ -12,7 +13,7 @@ from icm_api.client.meter import NOTHING
 from icm_api.config import RunConfig, load_config
 from icm_api.core.diagnose import SignName
 from icm_api.core.problem import Problem
-from icm_api.core.step import Labelling
+from icm_api.core.step import Alone, Labelling
 from icm_api.run.job import prepare
 from icm_api.run.outcome import Finding, Summary, accuracy, calibration_error, final_finding, summarise
 from icm_api.types import LabelScore, Relation
@@ -30,11 +31,14 @@ def ended(*labelled: tuple[int | None, float], rules: tuple[Relation, ...] = ())
     return final_finding(problem, found, CONFIG)
 
 
-def summary(rows: Sequence[dict[str, Any]], found_labels: Sequence[int], **settings: Any) -> Summary:
+def summary(
+    rows: Sequence[dict[str, Any]], found_labels: Sequence[int], *, alone: Alone | None = None, **settings: Any
+) -> Summary:
     """Of a run that found these labels."""
     config = load_config(RunConfig, {"data": "<rows>", **settings}, {})
     job = prepare(config, rows)
     found = Labelling.of(job.problem, found_labels, [score(0.9 if label else 0.1) for label in found_labels])
+    found = replace(found, alone=alone)
     words = dict.fromkeys(("run_id", "out", "provider", "model", "planned_kind", "stop_reason"), "x")
     counts = dict.fromkeys(
         ("requests_saved", "planned_requests", "planned_prompt_tokens", "wall_s", "bounded_scores", "capped_contexts"),
@@ -79,6 +83,17 @@ def test_a_summary_lists_every_check_also_those_that_were_not_measured():
     levels = {check["name"]: check["level"] for check in found}
     unmeasured = {name for name, level in levels.items() if level == "not measured"}
     assert unmeasured == {"spoilt", "instability", "polarity", "shares", "gain"}
+
+
+@pytest.mark.parametrize(("changed", "said"), [(0, True), (3, False)])
+def test_a_search_that_changed_hardly_a_label_says_that_asking_alone_would_do(changed, said):
+    labels = [i * 7 % 5 % 2 for i in range(40)]
+    alone = Alone(tuple(1 - label if i < changed else label for i, label in enumerate(labels)))
+    rows = [{"id": str(i), "text": f"text {i}"} for i in range(40)]
+    found = summary(rows, labels, alone=alone, task="classify", labels=["no", "yes"])
+    assert found.changed_from_alone == changed / 40
+    assert any("--method zero-shot would do about as well" in warning for warning in found.warnings) == said
+    assert not any(sign["name"] == "gain" for sign in found.signs)
 
 
 def test_a_label_that_a_rule_changed_names_the_rule():
