@@ -54,8 +54,8 @@ DIAGNOSIS_NOTE = (
     "and one that is, the first has the graver verdict, or with the same verdict less information (ties count half); "
     "below it the area of the verdict alone. Gain first: where the search changed fewer than "
     f"{LITTLE_GAIN:.0%} of the labels that the model gave to the examples it was asked about alone, its labels can "
-    "hardly be clearly better than these, whatever the verdict (`changed_from_alone` in a run's summary). Tasks without "
-    f"truth are never good. Clearly above chance: over the larger label share by {CLEARLY:g}, or by half of what is "
+    "hardly be clearly better than these, whatever the verdict (`changed_from_alone` in a run's summary). Tasks "
+    f"without truth are never good. Clearly above chance: over the larger label share by {CLEARLY:g}, or by half of what is "
     f"left where that is less. Clearly above zero-shot and random demonstrations: by {ABOVE:g} over the better of the "
     "two and the larger label share, where one of them was run on the same draw."
 )

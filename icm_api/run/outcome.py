@@ -324,8 +324,8 @@ def _little_gain(found: Labelling) -> list[str]:
     if changed is None or changed >= LITTLE_GAIN or found.asked_alone:
         return []
     return [
-        f"asked alone, the model gives {1 - changed:.0%} of these labels too: --method zero-shot would do about as well, "
-        "at one short request an example"
+        f"asked alone, the model gives {1 - changed:.0%} of these labels too: --method zero-shot would do about as "
+        "well, at one short request an example"
     ]
 
 
