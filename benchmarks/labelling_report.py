@@ -55,9 +55,9 @@ DIAGNOSIS_NOTE = (
     "below it the area of the verdict alone. Gain first: where the search changed fewer than "
     f"{LITTLE_GAIN:.0%} of the labels that the model gave to the examples it was asked about alone, its labels can "
     "hardly be clearly better than these, whatever the verdict (`changed_from_alone` in a run's summary). Tasks "
-    f"without truth are never good. Clearly above chance: over the larger label share by {CLEARLY:g}, or by half of what is "
-    f"left where that is less. Clearly above zero-shot and random demonstrations: by {ABOVE:g} over the better of the "
-    "two and the larger label share, where one of them was run on the same draw."
+    f"without truth are never good. Clearly above chance: over the larger label share by {CLEARLY:g}, or by half of "
+    "what is left where that is less. Clearly above zero-shot and random demonstrations: "
+    f"by {ABOVE:g} over the better of the two and the larger label share, where one of them was run on the same draw."
 )
 FAILURES_NOTE = (
     "Collapsed: nearly all examples got one label. Gold's objective higher: the gold labels have more information than "
