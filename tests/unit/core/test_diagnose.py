@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from icm_api.core.diagnose import (
+    NOT_ALONE,
     Evidence,
     SignName,
     against_gold,
@@ -251,16 +252,28 @@ def test_the_most_telling_trait_is_named_also_where_it_is_fine():
         ("collapse", {"labels": [None] * 60}, "too few examples have a label"),
         ("no concept", {"information_nats": None}, "no example has both a label and a score"),
         ("instability", {"agreement": None}, "there are no two restarts to compare (method sweep makes them)"),
-        ("polarity", {"own_meaning": None}, "no examples were asked alone first (methods sweep and bootstrap do so)"),
+        (
+            "polarity",
+            {"own_meaning": None},
+            NOT_ALONE,
+        ),
         (
             "polarity",
             {"own_meaning": [0] * 3 + [None] * 57},
             "too few labelled examples were asked alone (3; it takes 8)",
         ),
         ("polarity", {"label_names": ("no", "yes", "maybe")}, "more than two labels have no single opposite"),
-        ("spoilt", {"alone": None}, "no examples were asked alone first (methods sweep and bootstrap do so)"),
+        (
+            "spoilt",
+            {"alone": None},
+            NOT_ALONE,
+        ),
         ("spoilt", {"alone": Alone((1,) * 60)}, "asked alone, the model tells too little to compare"),
-        ("gain", {"alone": None}, "no examples were asked alone first (methods sweep and bootstrap do so)"),
+        (
+            "gain",
+            {"alone": None},
+            NOT_ALONE,
+        ),
         ("gain", {"alone": Alone((1,) * 7 + (None,) * 53)}, "fewer than 8 labelled examples were asked alone"),
         ("surface", {"labels": [0, 1] * 7 + [None] * 46}, "fewer than two labels occur 8 times or more"),
         ("thin mass", {"scores": [score(kind="sampled")] * 60}, "no label was scored by the probabilities of tokens"),
