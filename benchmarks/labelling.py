@@ -42,17 +42,21 @@ from icm_api.providers.synthetic import Synthetic
 from icm_api.run.runner import Progress, Result, run
 
 Prior = Literal["given", "unknown", "-"]
+Effort = Literal["full", "quick"]
 Labels: TypeAlias = tuple[int | None, ...]
 
 ANNEAL_N = 24
 """Examples of the paper's search, at most: it asks for each example again and again, so more would take hours."""
 BALANCED = 0.5
+EFFORTS: Mapping[Effort, Mapping[str, int]] = {"full": {}, "quick": {"restarts": 1, "passes": 3}}
+"""Settings beside the defaults: how much a search may ask."""
 RESULTS = Path(__file__).parent / "results"
 SHORT: Mapping[str, Any] = {
     "tasks": ["animal-object", "messages", "language", "topic"],
     "methods": ["zero-shot", "sweep", "gold-few-shot"],
     "shares": [BALANCED],
     "prior": "unknown",
+    "efforts": ["full"],
     "seeds": [0],
     "n": 32,
 }
@@ -68,6 +72,7 @@ class Way:
     replies: str
     """Folder of its replies. Ways that ask the very same questions share one; others do not, so that the wall time of
     one is never shortened by the replies of another."""
+    effort: Effort = "full"
 
 
 WAYS = (
@@ -76,6 +81,7 @@ WAYS = (
     Way("gold-few-shot", "unknown", "gold-few-shot"),
     Way("gold-few-shot", "given", "gold-few-shot"),
     Way("random-few-shot", "unknown", "random-few-shot"),
+    Way("sweep", "unknown", "sweep-quick", "quick"),
     Way("sweep", "unknown", "sweep"),
     Way("sweep", "given", "sweep-given"),
     Way("bootstrap", "unknown", "bootstrap"),
@@ -95,10 +101,12 @@ class Cell:
     prior: Prior
     seed: int
     n: int
+    effort: Effort = "full"
 
     def __str__(self) -> str:
         prior = "" if self.prior == "-" else f", shares {self.prior}"
-        return f"{self.task} {self.share:g}: {self.method}{prior}, seed {self.seed}, n {self.n}"
+        effort = "" if self.effort == "full" else f" ({self.effort})"
+        return f"{self.task} {self.share:g}: {self.method}{effort}{prior}, seed {self.seed}, n {self.n}"
 
 
 def cells(
@@ -106,7 +114,7 @@ def cells(
 ) -> list[Cell]:
     """In the order they are run: every task gets its first seed before any gets its second, cheap methods first."""
     return [
-        Cell(task, share, way.method, way.prior, seed, min(n, ANNEAL_N) if way.method == "anneal" else n)
+        Cell(task, share, way.method, way.prior, seed, min(n, ANNEAL_N) if way.method == "anneal" else n, way.effort)
         for seed in seeds
         for way in ways
         for share in shares
@@ -114,9 +122,9 @@ def cells(
     ]
 
 
-def ways(methods: Collection[str], prior: str) -> list[Way]:
+def ways(methods: Collection[str], prior: str, efforts: Collection[str] = tuple(EFFORTS)) -> list[Way]:
     """Those of the methods with that prior, `both`, or the only one that the method has here."""
-    chosen = [way for way in WAYS if way.method in methods]
+    chosen = [way for way in WAYS if way.method in methods and way.effort in efforts]
     priors = {method: {way.prior for way in chosen if way.method == method} for method in methods}
     return [way for way in chosen if prior in ("both", way.prior) or prior not in priors[way.method]]
 
@@ -164,7 +172,7 @@ def _split_torn(file: Path) -> tuple[bytes, bytes]:
 
 
 def cell_of(row: Row) -> Cell:
-    return Cell(*(row[name] for name in Cell.__slots__))
+    return Cell(**{name: row[name] for name in Cell.__slots__ if name in row})
 
 
 # --- the provider that all runs share ---------------------------------------------------------------------
@@ -262,6 +270,7 @@ async def run_cell(cell: Cell, model: str, replies: Path) -> Row:
                 "cache_dir": Path(folder) / "cache",
                 "run_dir": Path(folder) / "run",
                 "report": False,
+                **EFFORTS[cell.effort],
                 **told,
             },
             {},
@@ -282,7 +291,7 @@ async def run_cell(cell: Cell, model: str, replies: Path) -> Row:
 
 
 def _way(cell: Cell) -> Way:
-    return next(way for way in WAYS if (way.method, way.prior) == (cell.method, cell.prior))
+    return next(way for way in WAYS if (way.method, way.prior, way.effort) == (cell.method, cell.prior, cell.effort))
 
 
 def _measured(result: Result) -> Row:
@@ -388,7 +397,7 @@ def _todo(given: argparse.Namespace, file: Path) -> Iterator[Cell]:
     for reason in filter(None, reasons.values()):
         _say(f"left out: {reason}")
     tasks = [name for name in given.tasks if reasons[name] is None]
-    wanted = cells(tasks, ways(given.methods, given.prior), given.shares, given.seeds, given.n)
+    wanted = cells(tasks, ways(given.methods, given.prior, given.efforts), given.shares, given.seeds, given.n)
     refused = {key: why for key in dict.fromkeys(map(_drawn_from, wanted)) if (why := _undrawable(*key))}
     for why in refused.values():
         _say(f"left out: {why}")
@@ -418,6 +427,7 @@ def _arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--methods", type=_among(methods), default=methods, help=", ".join(methods))
     parser.add_argument("--shares", type=_floats, default=[BALANCED, 0.25, 0.1], help="of the last label: 0.5,0.25,0.1")
     parser.add_argument("--prior", choices=["given", "unknown", "both"], default="both", help="whether shares are told")
+    parser.add_argument("--efforts", type=_among(EFFORTS), default=list(EFFORTS), help="of sweep: full,quick")
     parser.add_argument("--seeds", type=_ints, default=[0, 1, 2], help="0,1,2")
     parser.add_argument("--n", type=int, default=64, help=f"examples a run ({ANNEAL_N} at most for anneal)")
     parser.add_argument("--model", choices=list(MODELS), default=DEFAULT_MODEL)

@@ -16,7 +16,7 @@ from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from benchmarks.label_tasks import TASKS, Row
-from benchmarks.labelling import BALANCED, WAYS, read_results
+from benchmarks.labelling import BALANCED, EFFORTS, WAYS, read_results
 from icm_api.config import GOLD_METHOD
 from icm_api.core.diagnose import LITTLE_GAIN, information_share
 
@@ -39,6 +39,7 @@ COST_NOTE = (
     "Mean over the tasks, as on an empty cache. Evaluated: prompt tokens that the server did not have in its cache; "
     "own: the prompt tokens of zero-shot, which reads each example once. Seconds: only of runs that asked all anew."
 )
+QUICK_NOTE = "Quick: " + ", ".join(f"--{name} {most}" for name, most in EFFORTS["quick"].items()) + "."
 COURSE_NOTE = (
     "Balanced, shares unknown, mean over the tasks that the model holds: the labels that would be kept if the search "
     "ended there, before any are asked alone again. Own: the prompt tokens of zero-shot. Without echo a pass sends "
@@ -75,10 +76,11 @@ class Column:
     method: str
     prior: str
     n: int
+    effort: str = "full"
 
     @classmethod
     def of(cls, row: Row) -> Column:
-        return cls(row["method"], row["prior"], row["n"])
+        return cls(row["method"], row["prior"], row["n"], row.get("effort", "full"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,9 +105,9 @@ class Report:
 
     @property
     def columns(self) -> list[Column]:
-        order: list[tuple[str, str]] = [(way.method, way.prior) for way in WAYS]
+        order: list[tuple[str, ...]] = [(way.method, way.prior, way.effort) for way in WAYS]
         found = {Column.of(row) for row in self.rows}
-        return sorted(found, key=lambda column: (order.index((column.method, column.prior)), -column.n))
+        return sorted(found, key=lambda column: (order.index((column.method, column.prior, column.effort)), -column.n))
 
     @property
     def shares(self) -> list[float]:
@@ -113,8 +115,9 @@ class Report:
 
     def name(self, column: Column) -> str:
         told = ", shares given" if column.prior == "given" else ""
+        effort = "" if column.effort == "full" else f", {column.effort}"
         size = "" if column.n == self.n else f" (n {column.n})"
-        return f"{column.method}{told}{size}"
+        return f"{column.method}{effort}{told}{size}"
 
     def of(self, column: Column, share: float | None = None, tasks: Iterable[str] | None = None) -> list[Row]:
         return [
@@ -229,7 +232,9 @@ class Report:
         return table(["verdict", "runs", "accuracy", *self.judges], body)
 
     def diagnosed(self) -> list[Row]:
-        return [row for row in self.all_rows if row.get("verdict") and row["method"] in SEARCHES]
+        """Quick searches have no restarts to compare, and would count a draw twice."""
+        full = [row for row in self.all_rows if row.get("effort", "full") == "full"]
+        return [row for row in full if row.get("verdict") and row["method"] in SEARCHES]
 
     @property
     def judges(self) -> Mapping[str, Callable[[Row], bool | None]]:
@@ -294,7 +299,7 @@ class Report:
                 f"{MEANS_NOTE} These tasks: {held}.",
                 *(part for share in self.shares for part in (f"**{_shown(share)}**", self.means(share))),
                 "### Cost of a label",
-                COST_NOTE,
+                f"{COST_NOTE} {QUICK_NOTE}",
                 self.cost(),
                 "### Sweep: accuracy against cost",
                 COURSE_NOTE,

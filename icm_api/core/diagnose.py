@@ -248,9 +248,7 @@ def _no_concept(evidence: Evidence) -> Judgement:
 
 def _spoilt(evidence: Evidence) -> Judgement:
     if evidence.alone is None:
-        return _not_measured(
-            "no example was asked alone first, or the model said nothing then (methods sweep and bootstrap do so)"
-        )
+        return _not_measured(NOT_ALONE)
     told = evidence.alone.told
     if told is None:
         return _not_measured("asked alone, the model tells too little to compare")
@@ -269,9 +267,7 @@ def _spoilt(evidence: Evidence) -> Judgement:
 def _gain(evidence: Evidence) -> Judgement:
     """Never a sign: labels that the model gives by itself can be right all the same."""
     if evidence.alone is None:
-        return _not_measured(
-            "no example was asked alone first, or the model said nothing then (methods sweep and bootstrap do so)"
-        )
+        return _not_measured(NOT_ALONE)
     changed = changed_from_alone(evidence.labels, evidence.alone.favourites)
     if changed is None:
         return _not_measured(f"fewer than {LEAST_OF_OWN_MEANING} labelled examples were asked alone")
@@ -310,9 +306,7 @@ def _polarity(evidence: Evidence) -> Judgement:
     if len(evidence.label_names) != 2:
         return _not_measured("more than two labels have no single opposite")
     if evidence.own_meaning is None:
-        return _not_measured(
-            "no example was asked alone first, or the model said nothing then (methods sweep and bootstrap do so)"
-        )
+        return _not_measured(NOT_ALONE)
     pairs = [(a, b) for a, b in zip(evidence.labels, evidence.own_meaning, strict=True) if None not in (a, b)]
     if len(pairs) < LEAST_OF_OWN_MEANING:
         return _not_measured(

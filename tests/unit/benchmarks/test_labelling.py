@@ -45,6 +45,7 @@ def bench(tmp_path):
     def run(*arguments: str, expect: int = 0):
         fixed = ["--provider", "synthetic", "--n", "8", "--results", str(tmp_path), "--cache-dir", str(tmp_path / "c")]
         small = ["--tasks", "animal-object", "--shares", "0.5", "--seeds", "0", "--prior", "unknown"]
+        small += ["--efforts", "full"]
         assert main([*fixed, *small, *arguments]) == expect
         return read_results(results_file(tmp_path, "synthetic"))
 
@@ -72,7 +73,7 @@ def test_anneal_runs_on_fewer_examples():
 @pytest.mark.parametrize(("prior", "found"), [("given", ["given"]), ("unknown", ["unknown"]), ("both", 2)])
 def test_a_prior_is_chosen_where_a_method_has_a_choice(prior, found):
     assert len(ways(["anneal"], prior)) == 1
-    sweeps = [way.prior for way in ways(["sweep", "anneal"], prior) if way.method == "sweep"]
+    sweeps = [way.prior for way in ways(["sweep", "anneal"], prior, ["full"]) if way.method == "sweep"]
     assert sweeps == found or len(sweeps) == found
 
 
@@ -101,6 +102,13 @@ def test_a_cell_whose_line_was_removed_asks_nothing_anew_and_still_counts_everyt
     assert (first["replayed"], again["replayed"]) == (0, first["requests"])
     for name in ("requests", "prompt_tokens", "cached_tokens", "accuracy", "information_nats"):
         assert again[name] == first[name]
+
+
+def test_a_quick_search_is_a_cell_of_its_own_that_asks_less(bench):
+    full, quick = sorted(bench("--methods", "sweep", "--efforts", "full,quick"), key=lambda row: row["effort"])
+    assert (full["effort"], quick["effort"]) == ("full", "quick")
+    assert quick["requests"] < full["requests"]
+    assert quick["agreement"] is None, "of a single restart"
 
 
 def test_the_shares_that_are_told_are_the_true_ones(bench):
