@@ -37,19 +37,22 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import combinations, islice
+from itertools import islice
 from typing import Literal
 
 import numpy as np
 
-from icm_api.core.calibrate import Floats, Ints, calibrated, information, log_softmax, offsets
+from icm_api.core.calibrate import Floats, Ints, calibrated, information
 from icm_api.core.chains import ChainBuilder
 from icm_api.core.context import Chain, Scorer
-from icm_api.core.diagnose import ALONE_TELLS, LITTLE_INFORMATION, information_share, times_told
-from icm_api.core.mixture import Range, cluster_temperature, fit_mixture, share_ranges
+from icm_api.core.diagnose import ALONE_TELLS, LITTLE_INFORMATION, times_told
+from icm_api.core.judge import JUDGED_AT, LEAST_TO_ESTIMATE, as_sure_as_clusters, calibrated_at, to_fit
+from icm_api.core.mixture import Range, fit_mixture, share_ranges
 from icm_api.core.passes import Average, Pass, read_pass, read_scores
+from icm_api.core.pool import draw_pool
 from icm_api.core.problem import Problem
 from icm_api.core.relations import pinned_labels
+from icm_api.core.restart import Restart, agreement_of, changed_between, clearest_of
 from icm_api.core.shares import share_bounds, within_bounds
 from icm_api.core.step import Alone, Labelling
 from icm_api.types import Json
@@ -58,21 +61,11 @@ MOST_WARM_UP = 4
 """Passes over random labels."""
 ANCHORS_EVERY = 8
 """At least one example in so many is asked alone."""
-LEAST_TO_ESTIMATE = 8
-"""Examples a label below which shares are not read off the scores."""
 SAME_SHARES = 1e-6
-COLDEST = 0.1
-"""Lowest temperature to calibrate draws at: nearly counts, yet smooth."""
-JUDGED_AT = 0.5
-"""Temperature at which the labels that are kept are calibrated. Towards 0 their counts are the shares, which is right
-where scores are weak; at 1 only their mean probabilities are, which forgives a wrong estimate where scores are clear.
-This is between."""
 ALONE_NOTE = (
     "asked about examples alone, the model tells far more about their labels than after demonstrations: these are the "
     "labels of examples asked alone"
 )
-MOST_IN_CLUSTERS = 2_000
-"""Examples that clusters are read off; more would tell the same and take longer."""
 SAME_LABELS = 0.95
 """Share of equal labels from which two restarts count as having come to the same."""
 TAIL_BATCH = 64
@@ -106,50 +99,6 @@ class SweepSettings:
     """Of the first two restarts, how many are asked side by side."""
     may_ask_alone: bool = True
     """Whether all examples are asked alone where that tells more; otherwise `Labelling.alone` says that it would."""
-
-
-@dataclass(frozen=True, slots=True)
-class Restart:
-    """One course of labels from the warm-up on. Its random choices depend on the seed and its numbers alone."""
-
-    number: int
-    shares: tuple[float, ...]
-    """Of the labels, as given, implied or read off the scores so far; once it has ended, those of the clearest."""
-    average: Average
-    calibrated: Floats
-    """(n, labels) the averaged scores under the shares, nats."""
-    labels: Ints
-    """(n,) the best labels for the scores so far, relations obeyed; -1 outside the pool, anything without a score."""
-    n_passes: int = 0
-    information_nats: float = 0.0
-    gap_nats: float = 0.0
-    rests: bool = False
-    """The last pass changed none of its labels."""
-    settled: bool = False
-    """A pass at temperature 0 changed none of its labels."""
-    read_shares: tuple[float, ...] | None = None
-    """Read off its own scores; None: not yet, shares are known, or examples too few."""
-    clear_nats: float = 0.0
-    """How clearly its scores fall into clusters (`Mixture.loglik_nats`)."""
-    alone: bool = False
-    """No course: the labels of examples that were each asked with nothing before it."""
-
-    @property
-    def rank(self) -> float:
-        """Information in parts of what there is to tell under its shares."""
-        return information_share(self.information_nats, self.shares)
-
-    @property
-    def worth(self) -> float:
-        """By which restarts are compared."""
-        return self.rank / ALONE_TELLS if self.alone else self.rank
-
-    @property
-    def known_labels(self) -> tuple[int | None, ...]:
-        """None where no pass has given a score: a label never comes from a missing number."""
-        labels = self.labels.astype(object)
-        labels[~self.average.known] = None
-        return tuple(labels.tolist())
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,7 +191,7 @@ class _Sweep:
     ) -> None:
         self.problem, self.scorer, self.chains, self.settings, self.seed = problem, scorer, chains, settings, seed
         self.pinned = pinned_labels(problem.relations)
-        self.pool = _draw_pool(problem, settings.pool, seed)
+        self.pool = draw_pool(problem, settings.pool, seed)
         self.rest = np.setdiff1d(np.arange(problem.n_examples), self.pool)
         self.bounds = share_bounds(problem.n_examples, problem.n_labels, problem.relations)
         self.known = settings.shares is not None or bool(np.all(self.bounds[1] - self.bounds[0] < SAME_SHARES))
@@ -315,7 +264,7 @@ class _Sweep:
             self.finished.sort(key=lambda restart: restart.number)
             if len(self.finished) > n_finished:
                 self.finished = self._judged_alike(self.finished)
-            self.agreement = _agreement([restart.labels[self.pool] for restart in self.finished])
+            self.agreement = agreement_of([restart.labels[self.pool] for restart in self.finished])
             before, group = group, [restart for restart in after if not self._has_ended(restart)]
             for old, new, heat in zip(before, after, heats, strict=True):
                 self.passes_done += 1 if not self._has_ended(new) else 1 + self.settings.passes - new.n_passes
@@ -368,7 +317,7 @@ class _Sweep:
         self.alone = self._compared(after, self._best())
         self.passes_done += 1
         courses = [restart.labels[self.pool] for restart in self.finished if not restart.alone]
-        self.agreement = None if self._best() is after else _agreement(courses)
+        self.agreement = None if self._best() is after else agreement_of(courses)
         self.share_ranges = self._ranges()
         return self._step("alone", before, after, 0.0, asked=len(others), last=True)
 
@@ -502,7 +451,7 @@ class _Sweep:
 
     def _read(self, restart: Restart) -> Restart:
         """With the shares that its scores show, within what the relations allow."""
-        known = _to_fit(restart.average, self.problem.n_labels)
+        known = to_fit(restart.average, self.problem.n_labels)
         if self.known or known is None:
             return restart
         fit = fit_mixture(restart.average.logprobs[known], restart.average.trust[known])
@@ -514,7 +463,7 @@ class _Sweep:
         Information leans to even shares, so between restarts with shares of their own the evenest would win, even
         where its scores are one cloud, in which any shares fit.
         """
-        clearest = _clearest(restarts)
+        clearest = clearest_of(restarts)
         if clearest is None or clearest.read_shares is None:
             return restarts
         return [self._under(clearest.read_shares, restart) for restart in restarts]
@@ -529,8 +478,8 @@ class _Sweep:
     def _ranges(self) -> tuple[Range, ...] | None:
         """Of the shares that the restarts were judged under, as far as the relations allow; None where these were not
         read off the scores."""
-        clearest = _clearest(self.finished)
-        known = None if clearest is None else _to_fit(clearest.average, self.problem.n_labels)
+        clearest = clearest_of(self.finished)
+        known = None if clearest is None else to_fit(clearest.average, self.problem.n_labels)
         if clearest is None or known is None:
             return None
         found = share_ranges(clearest.average.logprobs[known], clearest.average.trust[known])
@@ -563,7 +512,7 @@ class _Sweep:
             restart=new,
             best=self._best() if self.finished else new,
             temperature=heat,
-            changed=tuple(_changed(old, new)),
+            changed=tuple(changed_between(old, new)),
             asked=len(self.pool) if asked is None else asked,
             done=self.passes_done + -(-self.tail_done // len(self.pool)),
             total=self.passes_beside
@@ -604,88 +553,11 @@ class _Sweep:
         return np.random.default_rng([self.seed, *purpose])
 
 
-def calibrated_at(average: Average, shares: Floats, heat: float, among: Ints | None = None) -> Floats:
-    """Log-probabilities (n, labels) under the shares, where a score is known (of the examples `among`).
-
-    The offsets are those at which labels drawn at this temperature have the shares: counts of labels, and not only
-    their mean probabilities. With weak scores the mean could be right and a rare label still be nobody's likeliest.
-    """
-    chosen = average.known
-    if among is not None:
-        chosen = chosen & np.isin(np.arange(len(chosen)), among)
-    result, temperature = average.logprobs, max(heat, COLDEST)
-    if chosen.any():
-        pull = temperature * offsets(result[chosen] / temperature, shares, average.trust[chosen])
-        result[chosen] = log_softmax(result[chosen] + pull)
-    return result
-
-
-def as_sure_as_clusters(average: Average, logprobs: Floats) -> Floats:
-    """Calibrated log-probabilities (n, labels) as they are shown: divided by `cluster_temperature`, and renormalised.
-    Where too few examples are known to see clusters they stay as they are."""
-    known = _to_fit(average, logprobs.shape[1])
-    if known is None:
-        return logprobs
-    return log_softmax(logprobs / cluster_temperature(average.logprobs[known], logprobs[known], average.trust[known]))
-
-
-def _to_fit(average: Average, n_labels: int) -> Ints | None:
-    """Examples whose scores show the clusters, `MOST_IN_CLUSTERS` at most; None where there are too few."""
-    known = np.flatnonzero(average.known)
-    if len(known) < LEAST_TO_ESTIMATE * n_labels:
-        return None
-    if len(known) > MOST_IN_CLUSTERS:  # at random: files are sorted, and every second row may be a swapped pair's
-        known = np.sort(np.random.default_rng(0).choice(known, MOST_IN_CLUSTERS, replace=False))
-    return known
-
-
-def _clearest(restarts: Sequence[Restart]) -> Restart | None:
-    """Of those whose shares were read; None: there is none."""
-    read = [restart for restart in restarts if restart.read_shares is not None]
-    return max(read, key=lambda restart: restart.clear_nats, default=None)
-
-
-def _changed(old: Restart, new: Restart) -> list[int]:
-    """Examples whose label is another, or whose first score has come."""
-    other = (old.labels != new.labels) | ~old.average.known
-    return np.flatnonzero(other & new.average.known).tolist()
-
-
-def _agreement(labellings: Sequence[Ints]) -> float | None:
-    """Mean share of equal labels over pairs; None for less than two."""
-    pairs = list(combinations(labellings, 2))
-    return sum(float((a == b).mean()) for a, b in pairs) / len(pairs) if pairs else None
-
-
 def most_asked_alone(problem: Problem, settings: SweepSettings, seed: int) -> int:
     """How many examples a sweep may ask alone after its restarts."""
-    pool = len(_draw_pool(problem, settings.pool, seed))
+    pool = len(draw_pool(problem, settings.pool, seed))
     return pool - _n_anchors(settings, pool)
 
 
 def _n_anchors(settings: SweepSettings, pool: int) -> int:
     return min(pool, max(settings.anchors, pool // ANCHORS_EVERY))
-
-
-def _draw_pool(problem: Problem, size: int | None, seed: int) -> Ints:
-    """Random examples, ascending: whole families (siblings and their siblings), until there are at least `size`.
-
-    Pinned ones are taken before others."""
-    if size is None or size >= problem.n_examples:
-        return np.arange(problem.n_examples)
-    pool: set[int] = set()
-    rng = np.random.default_rng([seed, 0])
-    for example in (*pinned_labels(problem.relations), *rng.permutation(problem.n_examples).tolist()):
-        if len(pool) >= size:
-            break
-        pool |= _family(problem, example)
-    return np.array(sorted(pool))
-
-
-def _family(problem: Problem, example: int) -> set[int]:
-    family, new = {example}, [example]
-    while new:
-        kin = problem.siblings[new.pop()]
-        new += kin - family
-        family |= kin
-    return family

@@ -15,9 +15,10 @@ from icm_api.client.prices import plain_usd
 from icm_api.config import RunConfig
 from icm_api.core.context import Query
 from icm_api.core.diagnose import label_shares
+from icm_api.core.judge import JUDGED_AT, LEAST_TO_ESTIMATE, as_sure_as_clusters, calibrated_at
 from icm_api.core.passes import Average, read_scores
 from icm_api.core.step import Labelling
-from icm_api.core.sweep import JUDGED_AT, LEAST_TO_ESTIMATE, TAIL_BATCH, as_sure_as_clusters, calibrated_at
+from icm_api.core.sweep import TAIL_BATCH
 from icm_api.data.writers import write_jsonl
 from icm_api.errors import ConfigError, IcmError
 from icm_api.run.compose import Say, open_client

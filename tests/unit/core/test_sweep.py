@@ -13,10 +13,9 @@ import pytest
 from icm_api.core.chains import ChainBuilder, ChainPolicy
 from icm_api.core.context import Chain, Query
 from icm_api.core.diagnose import ALONE_TELLS, LITTLE_INFORMATION, POOR_AGREEMENT
-from icm_api.core.passes import Average, read_scores
 from icm_api.core.problem import Problem
 from icm_api.core.relations import broken
-from icm_api.core.sweep import SweepSettings, SweepStep, as_sure_as_clusters, sweep
+from icm_api.core.sweep import SweepSettings, SweepStep, sweep
 from icm_api.errors import TransientError
 from icm_api.types import LabelScore, Relation
 from tests.unit.core.learner import Learner, accuracy
@@ -397,18 +396,6 @@ async def test_a_search_that_goes_on_has_not_settled():
     steps = await run(Problem.build(2, [None] * 48), learner(truth_of(24, 24)), SweepSettings())
     assert [step.found.settled for step in steps] == [False] * (len(steps) - 1) + [steps[-1].best.settled]
     assert steps[-1].found.settled
-
-
-def test_confidences_do_not_depend_on_the_order_of_the_file():
-    rng, n = np.random.default_rng(0), 6_000
-    odds = np.concatenate([rng.normal(-1, 0.2, n // 2), rng.normal(1, 0.2, n // 2)])
-    sure = []
-    for order in (np.arange(n), rng.permutation(n)):
-        scores = [LabelScore((0.0, float(odds[i])), 1.0, (False, False)) for i in order]
-        average = Average.empty(n, 2).plus(read_scores(range(n), scores, n, 2))
-        sure.append(float(np.exp(as_sure_as_clusters(average, average.logprobs)).max(axis=1).mean()))
-    assert sure[0] == pytest.approx(sure[1], abs=0.01)
-    assert sure[0] > 0.99
 
 
 async def test_where_a_pass_is_one_request_it_is_only_said_that_asking_alone_would_tell_more():
