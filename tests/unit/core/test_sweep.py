@@ -254,7 +254,7 @@ async def test_shares_that_the_scores_show_are_ranged_narrowly_and_those_they_do
 
 
 async def test_shares_are_read_off_examples_from_all_over_a_file_whose_rows_take_turns(monkeypatch):
-    monkeypatch.setattr("icm_api.core.sweep.MOST_IN_CLUSTERS", 40)
+    monkeypatch.setattr("icm_api.core.judge.MOST_IN_CLUSTERS", 40)
     steps = await run(Problem.build(2, [None] * 79), learner([0, 1] * 39 + [0]), SweepSettings(restarts=1))
     assert steps[-1].best.shares == pytest.approx((0.5, 0.5), abs=0.1)
 
