@@ -286,7 +286,12 @@ def summarise(
         forced=len(finding.forced),
         asked_alone=found.asked_alone,
         score_kind=next((score.kind for score in found.scores if score is not None), None),
-        warnings=(*warnings, *_unsaid(found, cut_short), *_little_gain(found), *(sign["evidence"] for sign in signs)),
+        warnings=(
+            *warnings,
+            *_unsaid(found, cut_short),
+            *_little_gain(found, len(names)),
+            *(sign["evidence"] for sign in signs),
+        ),
         **{name: getattr(snapshot, name) for name in COUNTS},
         **about,
     )
@@ -318,10 +323,10 @@ def _unsaid(found: Labelling, cut_short: str | None) -> list[str]:
     return []
 
 
-def _little_gain(found: Labelling) -> list[str]:
+def _little_gain(found: Labelling, n_labels: int) -> list[str]:
     """No sign against the labels, yet worth knowing before the next run is paid for."""
     changed = _changed_from_alone(found)
-    if changed is None or changed >= LITTLE_GAIN or found.asked_alone:
+    if changed is None or changed >= LITTLE_GAIN or found.asked_alone or collapsed(found.labels, n_labels):
         return []
     return [
         f"asked alone, the model gives {1 - changed:.0%} of these labels too: --method zero-shot would do about as "

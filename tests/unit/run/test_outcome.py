@@ -96,6 +96,13 @@ def test_a_search_that_changed_hardly_a_label_says_that_asking_alone_would_do(ch
     assert not any(sign["name"] == "gain" for sign in found.signs)
 
 
+def test_one_label_for_all_is_not_recommended_to_be_had_cheaper():
+    rows = [{"id": str(i), "text": f"text {i}"} for i in range(40)]
+    found = summary(rows, [1] * 40, alone=Alone((1,) * 40), task="classify", labels=["no", "yes"])
+    assert (found.changed_from_alone, found.verdict) == (0.0, "failed")
+    assert not any("about as well" in warning for warning in found.warnings)
+
+
 def test_a_label_that_a_rule_changed_names_the_rule():
     rule = Relation("at_most_one", (0, 1), source="rules:1")
     found = ended((1, 0.9), (0, 0.8), (0, 0.2), rules=(rule,))
