@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from benchmarks.label_tasks import TASKS, Row
 from benchmarks.labelling import BALANCED, EFFORTS, WAYS, read_results
 from icm_api.config import GOLD_METHOD
-from icm_api.core.diagnose import LITTLE_GAIN, information_share
+from icm_api.core.diagnose import information_share
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -53,12 +53,10 @@ LEVELS = ("healthy", "doubtful", "failed")
 DIAGNOSIS_NOTE = (
     "Of the methods that search. Verdicts use no gold. Area under the ROC curve: how often, of a run that is not good "
     "and one that is, the first has the graver verdict, or with the same verdict less information (ties count half); "
-    "below it the area of the verdict alone. Gain first: where the search changed fewer than "
-    f"{LITTLE_GAIN:.0%} of the labels that the model gave to the examples it was asked about alone, its labels can "
-    "hardly be clearly better than these, whatever the verdict (`changed_from_alone` in a run's summary). Tasks "
-    f"without truth are never good. Clearly above chance: over the larger label share by {CLEARLY:g}, or by half of "
-    "what is left where that is less. Clearly above zero-shot and random demonstrations: "
-    f"by {ABOVE:g} over the better of the two and the larger label share, where one of them was run on the same draw."
+    "below it the same of sweep's runs alone, and the area of the verdict alone. Tasks without truth are never good. "
+    f"Clearly above chance: over the larger label share by {CLEARLY:g}, or by half of what is left where that is less. "
+    f"Clearly above zero-shot and random demonstrations: by {ABOVE:g} over the better of the two and the larger label "
+    "share, where one of them was run on the same draw."
 )
 FAILURES_NOTE = (
     "Collapsed: nearly all examples got one label. Gold's objective higher: the gold labels have more information than "
@@ -226,9 +224,10 @@ class Report:
                 _of([good for good in map(judge, found) if good is not None]) for judge in self.judges.values()
             ]
             body.append([verdict, str(len(found)), number(mean(accuracies) if accuracies else None), *good_ones])
-        for name, alarm in ALARMS.items():
-            areas = [number(roc_area(*self.alarms(judge, alarm))) for judge in self.judges.values()]
-            body.append([f"area, {name}", str(len(rows)), "", *areas])
+        for name, (alarm, methods) in ALARMS.items():
+            counted = [row for row in rows if row["method"] in methods]
+            areas = [number(roc_area(*self.alarms(judge, alarm, methods))) for judge in self.judges.values()]
+            body.append([f"area, {name}", str(len(counted)), "", *areas])
         return table(["verdict", "runs", "accuracy", *self.judges], body)
 
     def diagnosed(self) -> list[Row]:
@@ -242,10 +241,14 @@ class Report:
         return {"clearly above chance": _held, "clearly above zero-shot and random": self._better}
 
     def alarms(
-        self, judge: Callable[[Row], bool | None], alarm: Callable[[Row], tuple[float, ...]]
+        self,
+        judge: Callable[[Row], bool | None],
+        alarm: Callable[[Row], tuple[float, ...]],
+        methods: Collection[str] = SEARCHES,
     ) -> tuple[list[tuple[float, ...]], list[bool]]:
         """(how grave, whether the run is bad) of each that can be judged."""
-        judged = [(alarm(row), not good) for row in self.diagnosed() if (good := judge(row)) is not None]
+        rows = [row for row in self.diagnosed() if row["method"] in methods]
+        judged = [(alarm(row), not good) for row in rows if (good := judge(row)) is not None]
         return [grave for grave, _ in judged], [bad for _, bad in judged]
 
     def _better(self, row: Row) -> bool | None:
@@ -322,16 +325,12 @@ def _verdict_and_information(row: Row) -> tuple[float, ...]:
     return *_verdict(row), -information_share(row["information_nats"], row["label_shares"])
 
 
-def _gain_and_verdict(row: Row) -> tuple[float, ...]:
-    changed = row.get("changed_from_alone")
-    return changed is not None and changed < LITTLE_GAIN, *_verdict_and_information(row)
-
-
-ALARMS: Mapping[str, Callable[[Row], tuple[float, ...]]] = {
-    "verdict, then information": _verdict_and_information,
-    "gain, then verdict, then information": _gain_and_verdict,
-    "verdict alone": _verdict,
+ALARMS: Mapping[str, tuple[Callable[[Row], tuple[float, ...]], Collection[str]]] = {
+    "verdict, then information": (_verdict_and_information, SEARCHES),
+    "the same, sweep": (_verdict_and_information, ("sweep",)),
+    "verdict alone": (_verdict, SEARCHES),
 }
+"""What is measured of which methods."""
 
 
 def roc_curve(alarms: Sequence[tuple[float, ...]], bad: Sequence[bool]) -> list[tuple[float, float]]:
@@ -488,14 +487,13 @@ def draw_curves(reports: Sequence[Report], file: Path) -> None:
 
     with rc_context({"svg.hashsalt": "labelling", "svg.fonttype": "none", "font.size": 9}):
         figure = Figure(figsize=(4.0 * len(reports), 4.0), layout="constrained")
-        drawn = dict(zip(reports[0].judges, (_verdict_and_information, _gain_and_verdict), strict=True))
         for panel, report in zip(figure.subplots(1, len(reports), squeeze=False)[0], reports, strict=True):
             panel.set_title(f"{report.model}: {len(report.diagnosed())} searches")
             panel.set_xlabel("good runs called worse (false alarms)")
             panel.set_ylabel("bad runs called worse")
             panel.plot([0, 1], [0, 1], color="0.8", linewidth=1)
             for name, judge in report.judges.items():
-                alarms, bad = report.alarms(judge, drawn[name])
+                alarms, bad = report.alarms(judge, _verdict_and_information)
                 if (area := roc_area(alarms, bad)) is None:
                     continue
                 label = f"{name}: {number(area)} ({bad.count(True)} bad of {len(bad)})"

@@ -317,18 +317,17 @@ def test_the_diagnosis_is_of_searches_only_and_a_task_without_truth_is_never_goo
     assert "political" not in found.accuracy(0.5)
 
 
-def test_a_run_that_changed_hardly_a_label_is_no_clear_gain_whatever_its_verdict(hand_made):
+def test_sweeps_are_judged_by_themselves_too(hand_made):
     judged: dict[str, Any] = {"verdict": "healthy", "signs": [], "label_shares": [0.5, 0.5], "information_nats": 0.5}
     rows = [
-        row("topic", "zero-shot", 0, 0.9, **judged),
-        row("topic", "sweep", 0, 0.9, **judged, changed_from_alone=0.03),
-        row("messages", "zero-shot", 0, 0.5, **judged),
-        row("messages", "sweep", 0, 0.9, **judged | {"verdict": "doubtful"}, changed_from_alone=0.4),
+        row("topic", "sweep", 0, 0.5, **judged),
+        row("messages", "sweep", 0, 0.9, **judged),
+        row("topic", "anneal", 0, 0.5, **judged | {"verdict": "failed"}),
     ]
     hand_made.write_text("".join(json.dumps(each) + "\n" for each in rows), encoding="utf-8")
     (found,) = reports([hand_made])
-    assert line(found.diagnosis(), "area, verdict alone")[-1] == "0.00"
-    assert line(found.diagnosis(), "area, gain, then verdict, then information")[-1] == "1.00"
+    assert line(found.diagnosis(), "area, verdict, then information")[1:3] == ["", "0.75"]
+    assert line(found.diagnosis(), "area, the same, sweep")[:3] == ["2", "", "0.50"]
 
 
 def test_with_uneven_shares_one_label_for_all_is_at_a_half_in_balanced_accuracy(hand_made):
