@@ -327,7 +327,21 @@ def test_sweeps_are_judged_by_themselves_too(hand_made):
     hand_made.write_text("".join(json.dumps(each) + "\n" for each in rows), encoding="utf-8")
     (found,) = reports([hand_made])
     assert line(found.diagnosis(), "area, verdict, then information")[1:3] == ["", "0.75"]
-    assert line(found.diagnosis(), "area, the same, sweep")[:3] == ["2", "", "0.50"]
+    assert line(found.diagnosis(), "area, verdict, then information: sweep")[:3] == ["2", "", "0.50"]
+
+
+def test_of_two_runs_with_the_same_verdict_the_one_that_changed_hardly_a_label_is_the_graver(hand_made):
+    judged: dict[str, Any] = {"verdict": "doubtful", "signs": [], "label_shares": [0.5, 0.5], "information_nats": 0.5}
+    rows = [
+        row("topic", "zero-shot", 0, 0.9, **judged),
+        row("topic", "sweep", 0, 0.9, **judged, changed_from_alone=0.03),
+        row("messages", "zero-shot", 0, 0.5, **judged),
+        row("messages", "sweep", 0, 0.9, **judged | {"information_nats": 0.2}, changed_from_alone=0.4),
+    ]
+    hand_made.write_text("".join(json.dumps(each) + "\n" for each in rows), encoding="utf-8")
+    (found,) = reports([hand_made])
+    assert line(found.diagnosis(), "area, verdict, then information")[-1] == "0.00"
+    assert line(found.diagnosis(), "area, verdict, little gain, information")[-1] == "1.00"
 
 
 def test_with_uneven_shares_one_label_for_all_is_at_a_half_in_balanced_accuracy(hand_made):
