@@ -156,12 +156,13 @@ class Report:
         return [row[what] for row in self.of(column, share, tasks) if row.get(what) is not None]
 
     def uneven(self) -> str:
-        """Where labels are not equally common, accuracy rewards one label for all."""
+        """Where labels are not equally common, accuracy rewards one label for all. Empty where none was measured."""
         parts = []
         for share in self.shares:
-            if share != BALANCED:
+            measured = [column for column in self.columns if self._having("balanced_accuracy", column, share)]
+            if share != BALANCED and measured:
                 parts += [f"**{_shown(share)}**", self.accuracy(share, "balanced_accuracy")]
-        return "\n\n".join(parts)
+        return "\n\n".join(["### Balanced accuracy, uneven shares", UNEVEN_NOTE, *parts]) if parts else ""
 
     def means(self, share: float) -> str:
         """Over the clear tasks, with the differences to gold demonstrations on the same draws."""
@@ -296,9 +297,7 @@ class Report:
                 f"{len(self.rows)} runs, {' to '.join(dict.fromkeys((dates[0], dates[-1])))}; {self.n} examples each "
                 "unless a column says otherwise.",
                 *(part for share in self.shares for part in (f"### Accuracy, {_shown(share)}", self.accuracy(share))),
-                "### Balanced accuracy, uneven shares",
-                UNEVEN_NOTE,
-                self.uneven(),
+                *filter(None, [self.uneven()]),
                 "### Means over the tasks that the model holds",
                 f"{MEANS_NOTE} These tasks: {held}.",
                 *(part for share in self.shares for part in (f"**{_shown(share)}**", self.means(share))),
