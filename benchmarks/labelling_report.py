@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from benchmarks.label_tasks import TASKS, Row
 from benchmarks.labelling import BALANCED, EFFORTS, WAYS, read_results
 from icm_api.config import GOLD_METHOD
-from icm_api.core.diagnose import LITTLE_GAIN, information_share
+from icm_api.core.diagnose import information_share
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -53,7 +53,7 @@ LEVELS = ("healthy", "doubtful", "failed")
 DIAGNOSIS_NOTE = (
     "Of the methods that search. Verdicts use no gold. Area under the ROC curve: how often, of a run that is not good "
     "and one that is, the first has the graver verdict, or with the same verdict less information (ties count half). "
-    f"Little gain: the search changed fewer than {LITTLE_GAIN:.0%} of the labels that the model gave to the examples "
+    f"Little gain: the search changed fewer than {ABOVE:.0%} of the labels that the model gave to the examples "
     "it was asked about alone (`changed_from_alone` in a run's summary). Tasks without truth are never good. "
     f"Clearly above chance: over the larger label share by {CLEARLY:g}, or by half of what is left where that is less. "
     f"Clearly above zero-shot and random demonstrations: by {ABOVE:g} over the better of the two and the larger label "
@@ -327,7 +327,7 @@ def _verdict_and_information(row: Row) -> tuple[float, ...]:
 
 def _verdict_and_gain(row: Row) -> tuple[float, ...]:
     changed = row.get("changed_from_alone")
-    return *_verdict(row), changed is not None and changed < LITTLE_GAIN, *_verdict_and_information(row)
+    return *_verdict(row), changed is not None and changed < ABOVE, *_verdict_and_information(row)
 
 
 ALARMS: Mapping[str, tuple[Callable[[Row], tuple[float, ...]], Collection[str]]] = {

@@ -41,8 +41,8 @@ as having spoilt what the model knows. Not once: what the words mean by themselv
 of the same information have refined it."""
 LEAST_TO_COMPARE = 0.01
 """Times as much as nothing would say nothing."""
-LITTLE_GAIN = 0.05
-"""Share of labels that the search changed, below which it was hardly worth its price."""
+LITTLE_GAIN = 0.1
+"""Share of labels that the search changed, below which (with its whole 95 % interval) it was hardly worth its price."""
 NOT_ALONE = "no example was asked alone first (methods sweep and bootstrap do so), or the model said nothing then"
 ABSENT_BY_CHANCE = 0.01
 """Chance that some label is nobody's, were all equally common, below which it is odd that one is."""

@@ -324,13 +324,20 @@ def _unsaid(found: Labelling, cut_short: str | None) -> list[str]:
 
 
 def _little_gain(found: Labelling, n_labels: int) -> list[str]:
-    """No sign against the labels, yet worth knowing before the next run is paid for."""
-    changed = _changed_from_alone(found)
-    if changed is None or changed >= LITTLE_GAIN or found.asked_alone or collapsed(found.labels, n_labels):
+    """No sign against the labels, yet worth knowing before the next run is paid for. A few dozen examples asked alone
+    are too few to say it."""
+    if found.alone is None:
+        return []
+    changed = changed_from_alone(found.labels, found.alone.favourites)
+    if changed is None or found.asked_alone or collapsed(found.labels, n_labels):
+        return []
+    share, n = changed
+    _, most = wilson_interval(round(share * n), n)
+    if most >= LITTLE_GAIN:
         return []
     return [
-        f"asked alone, the model gives {1 - changed:.0%} of these labels too: --method zero-shot would do about as "
-        "well, at one short request an example"
+        f"asked alone, the model gives {1 - share:.0%} of {n} labels too (95% interval from {1 - most:.0%}): --method "
+        "zero-shot would do about as well, at one short request an example"
     ]
 
 

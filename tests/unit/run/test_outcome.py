@@ -92,8 +92,17 @@ def test_a_search_that_changed_hardly_a_label_says_that_asking_alone_would_do(ch
     rows = [{"id": str(i), "text": f"text {i}"} for i in range(40)]
     found = summary(rows, labels, alone=alone, task="classify", labels=["no", "yes"])
     assert found.changed_from_alone == changed / 40
-    assert any("--method zero-shot would do about as well" in warning for warning in found.warnings) == said
+    assert any("zero-shot would do about as well" in warning for warning in found.warnings) == said
     assert not any(sign["name"] == "gain" for sign in found.signs)
+
+
+def test_a_few_dozen_examples_asked_alone_are_too_few_to_say_that_asking_alone_would_do():
+    labels = [i * 7 % 5 % 2 for i in range(40)]
+    alone = Alone(tuple(label if i < 32 else None for i, label in enumerate(labels)))
+    rows = [{"id": str(i), "text": f"text {i}"} for i in range(40)]
+    found = summary(rows, labels, alone=alone, task="classify", labels=["no", "yes"])
+    assert found.changed_from_alone == 0.0
+    assert not any("about as well" in warning for warning in found.warnings)
 
 
 def test_one_label_for_all_is_not_recommended_to_be_had_cheaper():
