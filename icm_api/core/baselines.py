@@ -238,12 +238,15 @@ class _Run:
         """With what the model said without demonstrations."""
         if self.first is None:
             return found
-        told = [self._told(each) for each in (self.first, found)]
-        return replace(found, own_meaning=self.first.labels, alone=Alone(self.favourites, times_told(*told)))
+        first, last = self._told(self.first), self._told(found)
+        told = None if first is None or last is None else times_told(first, last)
+        return replace(found, own_meaning=self.first.labels, alone=Alone(self.favourites, told))
 
-    def _told(self, found: Labelling) -> float:
-        shares = label_shares(found.labels, self.problem.n_labels)
-        return information_share(found.information_nats or 0.0, shares)
+    def _told(self, found: Labelling) -> float | None:
+        """None: nothing is labelled, so nothing is told; that is not the same as telling nothing."""
+        if found.information_nats is None:
+            return None
+        return information_share(found.information_nats, label_shares(found.labels, self.problem.n_labels))
 
     def _step(self, phase: str, asked: int, found: Labelling, gap_nats: float, *, last: bool) -> BaselineStep:
         before, self.found = self.found.labels, found
